@@ -1,0 +1,1 @@
+"""Adapters: one inpainting method a file."""

@@ -1,0 +1,93 @@
+"""Every error brushbench raises on purpose.
+
+::
+
+    BrushbenchError                  exit code 5
+    ├── UsageError                   exit code 2   a name, option or value that cannot be right
+    │   └── UnknownNameError         exit code 2   no such model, metric, benchmark or option
+    ├── DataError                    exit code 5   a benchmark or picture that cannot be read
+    │   └── BadRecordError           exit code 5   one record of a benchmark; ``--skip-bad`` passes over it
+    ├── WeightsError                 exit code 5   weights that are there but wrong
+    │   └── MissingWeightsError      exit code 5   weights that are not there; says how to get them
+    └── RunError                     exit code 3   a run folder that cannot be continued or compared
+        ├── ConfigMismatchError      exit code 3   the folder holds a run of other settings
+        └── RunLockedError           exit code 3   another process works on the same shard
+
+A message says what was got, what was expected and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BadRecordError",
+    "BrushbenchError",
+    "ConfigMismatchError",
+    "DataError",
+    "MissingWeightsError",
+    "RunError",
+    "RunLockedError",
+    "UnknownNameError",
+    "UsageError",
+    "WeightsError",
+]
+
+
+class BrushbenchError(Exception):
+    """Root of the tree; catching it catches every error raised on purpose."""
+
+    exit_code = 5
+
+
+class UsageError(BrushbenchError):
+    """A name, option or value that cannot be right."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """No such model, metric, benchmark or option; names the nearest match."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Say which ``kind`` of thing ``name`` is not, and which ``known`` name is nearest."""
+        choices = sorted(known)
+        near = difflib.get_close_matches(name, choices, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(choices) or 'none'}.")
+
+
+class DataError(BrushbenchError):
+    """A benchmark or picture that cannot be read."""
+
+
+class BadRecordError(DataError):
+    """One record of a benchmark is unusable; ``--skip-bad`` passes over it and counts it."""
+
+    def __init__(self, record: str, problem: str, remedy: str) -> None:
+        """Name the ``record``, the ``problem`` found in it and the ``remedy``."""
+        self.record, self.problem, self.remedy = record, problem, remedy
+        super().__init__(f"Record {record!r}: {problem}. {remedy}, or pass --skip-bad to leave it out.")
+
+
+class WeightsError(BrushbenchError):
+    """Weights that are there but wrong: other keys, other shapes, NaN, an unsafe file."""
+
+
+class MissingWeightsError(WeightsError):
+    """Weights that are not there; the message says how to get them."""
+
+
+class RunError(BrushbenchError):
+    """A run folder that cannot be continued or compared."""
+
+    exit_code = 3
+
+
+class ConfigMismatchError(RunError):
+    """The folder already holds a run of other settings; the message shows the difference."""
+
+
+class RunLockedError(RunError):
+    """Another process works on the same shard of the same run."""

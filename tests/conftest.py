@@ -1,0 +1,38 @@
+"""What every test shares: the golden folder, and the markers that are off by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+OFF_BY_DEFAULT = ("slow", "gpu", "network")
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        type=Path,
+        default=GOLDEN,
+        metavar="DIR",
+        help="folder of parity cases (default: tests/golden, a subset)",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is off by default, unless ``-m`` names it."""
+    chosen = config.getoption("-m") or ""
+    for item in items:
+        for mark in OFF_BY_DEFAULT:
+            if item.get_closest_marker(mark) and mark not in chosen:
+                item.add_marker(pytest.mark.skip(reason=f"{mark}: off by default, run with -m {mark}"))
+
+
+@pytest.fixture(scope="session")
+def golden_dir(pytestconfig: pytest.Config) -> Path:
+    """Folder of parity cases: ``brushnet/`` and ``metrics/`` below it."""
+    folder: Path = pytestconfig.getoption("--golden")
+    if not folder.is_dir():
+        pytest.exit(f"--golden {folder}: no such folder", returncode=4)
+    return folder
