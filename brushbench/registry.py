@@ -1,0 +1,175 @@
+"""Names to classes: the built-in tables, ``module:Class``, ``file.py:Class`` and entry points.
+
+Nothing is imported before its name is asked for, so an unknown name fails before any weight loads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from brushbench.errors import UnknownNameError, UsageError
+
+__all__ = ["BUILTIN", "Kind", "Spec", "build", "names", "option_names", "parse_spec", "resolve"]
+
+Kind: TypeAlias = Literal["model", "metric", "benchmark"]
+
+BUILTIN: Mapping[Kind, Mapping[str, str]] = {
+    "model": {
+        "copy": "baselines.copy:Copy",
+        "jpeg": "baselines.jpeg:Jpeg",
+        "ns": "baselines.ns:NavierStokes",
+        "oracle": "baselines.oracle:Oracle",
+        "telea": "baselines.telea:Telea",
+    },
+    "metric": {
+        "psnr": "brushbench.metrics.psnr:PSNR",
+        "mse": "brushbench.metrics.mse:MSE",
+        "ssim": "brushbench.metrics.ssim:SSIM",
+        "lpips": "brushbench.metrics.lpips:LPIPS",
+    },
+    "benchmark": {
+        "brushbench": "brushbench.benchmarks.brushbench:BrushBench",
+        "folder": "brushbench.benchmarks.folder:Folder",
+        "photos": "brushbench.benchmarks.photos:Photos",
+    },
+}
+GROUPS: Mapping[Kind, str] = {
+    "model": "brushbench.inpainters",
+    "metric": "brushbench.metrics",
+    "benchmark": "brushbench.benchmarks",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A name with its options, as written after ``--model``: ``brushnet,checkpoint=DIR,scale=0.8``."""
+
+    name: str
+    options: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return ",".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
+
+def parse_spec(text: str) -> Spec:
+    """Read ``name,key=value,key=value``.
+
+    Raises:
+        UsageError: an empty name, an option without ``=``, or an option given twice.
+    """
+    name, *pairs = [part.strip() for part in text.split(",")]
+    if not name:
+        raise UsageError(f"No name in {text!r}. Write NAME or NAME,option=value,option=value.")
+    options: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise UsageError(f"Option {pair!r} of {name!r} has no value. Write {key or 'option'}=VALUE.")
+        if key in options:
+            raise UsageError(f"Option {key!r} of {name!r} is given twice. Keep one.")
+        options[key] = value
+    return Spec(name, options)
+
+
+def names(kind: Kind) -> list[str]:
+    """Return every registered name of a kind, built in or installed, in alphabetical order."""
+    return sorted({*BUILTIN[kind], *(entry.name for entry in entry_points(group=GROUPS[kind]))})
+
+
+def resolve(kind: Kind, name: str) -> type[Any]:
+    """Return the class behind a name, a ``module:Class``, a ``file.py:Class`` or an entry point.
+
+    Raises:
+        UnknownNameError: nothing is registered under that name; the nearest match is named.
+        UsageError: the module, file or class of a path does not exist.
+    """
+    target = BUILTIN[kind].get(name)
+    if target is None:
+        installed = entry_points(group=GROUPS[kind], name=name)
+        target = next(iter(installed)).value if installed else name
+    module_name, colon, attribute = target.rpartition(":")
+    if not colon:
+        raise UnknownNameError(kind, name, names(kind))
+    module = _load_file(module_name) if module_name.endswith(".py") else _load_module(module_name)
+    found = getattr(module, attribute, None)
+    if not isinstance(found, type):
+        raise UsageError(f"{kind} {name!r}: {module_name} has no class {attribute!r}. Write module:Class or file.py:Class.")
+    return found
+
+
+def option_names(cls: type[Any]) -> list[str]:
+    """Return the option names a class takes: the parameters of its constructor."""
+    return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+
+
+def build(kind: Kind, spec: Spec, context: Mapping[str, Any] | None = None) -> Any:
+    """Construct what a spec names.
+
+    Args:
+        kind: ``model``, ``metric`` or ``benchmark``.
+        spec: name and options; option values are strings and are converted by the constructor's annotations.
+        context: values such as ``device``, passed on where the constructor takes them and the spec is silent.
+
+    Raises:
+        UnknownNameError: no such name, or an option that the class does not take.
+        UsageError: an option value that does not fit the annotation, or a missing option.
+    """
+    cls = resolve(kind, spec.name)
+    known = option_names(cls)
+    for key in spec.options:
+        if key not in known:
+            raise UnknownNameError(f"option of {kind} {spec.name!r}", key, known)
+    hints = typing.get_type_hints(cls.__init__)
+    options = {key: _convert(spec.name, key, value, hints.get(key, str)) for key, value in spec.options.items()}
+    for key, value in (context or {}).items():
+        if key in known:
+            options.setdefault(key, value)
+    parameters = inspect.signature(cls.__init__).parameters
+    missing = [key for key in known if key not in options and parameters[key].default is inspect.Parameter.empty]
+    if missing:
+        raise UsageError(f"{kind} {spec.name!r} needs {', '.join(missing)}: write {spec.name},{missing[0]}=VALUE.")
+    return cls(**options)
+
+
+def _convert(name: str, key: str, value: str, annotation: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        expected = getattr(annotation, "__name__", str(annotation))
+        raise UsageError(
+            f"Option {key}={value!r} of {name!r} is not a {expected}: {error.errors()[0]['msg']}."
+        ) from None
+
+
+def _load_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and not name.startswith(error.name):
+            raise
+        raise UsageError(f"No module {name!r}. Install it, or write file.py:Class.") from None
+
+
+def _load_file(name: str) -> Any:
+    path = Path(name).expanduser().resolve()
+    if not path.is_file():
+        raise UsageError(f"No file {path}. Write file.py:Class with a file that exists.")
+    module_name = f"brushbench_plugin_{path.stem}"
+    loaded = importlib.util.spec_from_file_location(module_name, path)
+    if loaded is None or loaded.loader is None:
+        raise UsageError(f"{path} cannot be imported as Python.")
+    module = importlib.util.module_from_spec(loaded)
+    sys.modules[module_name] = module
+    loaded.loader.exec_module(module)
+    return module

@@ -1,0 +1,321 @@
+"""A run's folder: atomic commits, one lock a shard, rows only. Aggregates nothing, imports no torch.
+
+::
+
+    run.json                     schema, settings, seeds, versions, git revision, weight and data SHA-256, device
+    pictures/SPLIT/REPEAT/ID.png lossless, as the method returned them
+    batches/000000.json          one finished batch: a row a picture (state, reason, SHA-256 of its pixels)
+    parts/COLUMN/000000.json     scores of one batch under one metric, until they are merged
+    scores.parquet               one row a score, in the order of the plan
+    timing.jsonl                 seconds and peak memory a batch; outside byte-equality
+    locks/                       one a shard, one for merging
+
+A batch counts only when its ``batches/`` file exists, which is renamed into place after its pictures. So a crash
+costs the batch under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import quote
+
+import numpy as np
+
+from brushbench.errors import ConfigMismatchError, RunError, RunLockedError
+from brushbench.types import JSON, Picture
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["COLUMNS", "KEY", "PictureRow", "RunFolder", "ScoreRow", "State", "pixel_sha256", "write_atomically"]
+
+State: TypeAlias = Literal["ok", "black", "missing", "failed"]
+KEY = ("sample", "split", "prompt_variant", "repeat", "variant", "metric", "protocol")
+COLUMNS = (*KEY, "value", "reason")
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """What became of one picture of a batch."""
+
+    sample: str
+    split: str
+    repeat: int
+    seed: int
+    state: State
+    reason: str = ""
+    sha256: str = ""  # of the decoded pixels
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score, or the reason why there is none (``value`` is then ``None``)."""
+
+    sample: str
+    split: str
+    prompt_variant: str
+    repeat: int
+    variant: str
+    metric: str
+    protocol: str
+    value: float | None
+    reason: str = ""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all: temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def pixel_sha256(picture: Picture) -> str:
+    """Return the SHA-256 of a picture's shape and pixels, whatever file format holds it."""
+    digest = hashlib.sha256(str(picture.shape).encode())
+    digest.update(np.ascontiguousarray(picture).tobytes())
+    return digest.hexdigest()
+
+
+def _dump(value: object) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+class RunFolder:
+    """One run on disk. Every method may be called from several processes at once."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Point at a folder; nothing is read or made until it is needed."""
+        self.path = Path(path)
+
+    # Identity ---------------------------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "run.json").is_file()
+
+    def header(self) -> dict[str, Any]:
+        """Return ``run.json``.
+
+        Raises:
+            RunError: there is none, it is not JSON, or a newer release wrote it.
+        """
+        from brushbench.config import SCHEMA_VERSION
+
+        file = self.path / "run.json"
+        if not file.is_file():
+            raise RunError(f"{self.path} holds no run: run.json is missing. Name the folder that `brushbench eval` wrote.")
+        try:
+            header: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        except json.JSONDecodeError as error:
+            raise RunError(f"{file} is not JSON ({error}). Restore it, or start again in another folder.") from None
+        if header.get("schema", 0) > SCHEMA_VERSION:
+            raise RunError(f"{file} has schema {header['schema']}; this release reads up to {SCHEMA_VERSION}. Upgrade brushbench.")
+        return header
+
+    def begin(self, header: Mapping[str, JSON]) -> None:
+        """Start a run, or continue the one that is here if its identity is the same.
+
+        Raises:
+            ConfigMismatchError: the folder holds a run of other settings; the difference is shown.
+            RunError: the folder holds files, but no run.
+        """
+        header = json.loads(_dump(header))
+        with self.lock("begin", wait=True):
+            if not self.exists:
+                strangers = sorted(p.name for p in self.path.iterdir() if p.name != "locks")
+                if strangers:
+                    raise RunError(f"{self.path} holds {strangers[0]!r} but no run.json. Name an empty or a new folder with --out.")
+                write_atomically(self.path / "run.json", _dump(header))
+                return
+        difference = list(_differences(self.header(), header))
+        if difference:
+            lines = "\n".join(f"  {line}" for line in difference)
+            raise ConfigMismatchError(
+                f"{self.path} holds a run of other settings (there -> asked for):\n{lines}\n"
+                "Name another folder with --out or --name, or delete this one."
+            )
+
+    # Locks ------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self, name: str, wait: bool = False) -> Iterator[None]:
+        """Hold one of the run's locks; the system drops it when the process ends, however it ends.
+
+        Raises:
+            RunLockedError: another process holds it and ``wait`` is off.
+        """
+        import filelock
+
+        folder = self.path / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(folder / f"{name}.lock", timeout=-1 if wait else 0)
+        try:
+            held.acquire()
+        except filelock.Timeout:
+            raise RunLockedError(
+                f"Another process works on {name} of {self.path}. Wait for it, or give this one its own part with --shard i/n."
+            ) from None
+        try:
+            yield
+        finally:
+            held.release()
+
+    # Pictures ---------------------------------------------------------------------------------------------------
+
+    def picture_path(self, sample: str, split: str, repeat: int) -> Path:
+        """Return where a picture lies; an id that is no file name is percent-encoded."""
+        name = sample if re.fullmatch(r"[\w-][\w.-]*", sample, re.ASCII) else quote(sample, safe="").replace(".", "%2E")
+        return self.path / "pictures" / split / str(repeat) / f"{name}.png"
+
+    def picture(self, row: PictureRow) -> Picture:
+        """Read a picture back.
+
+        Raises:
+            RunError: it is gone, or its pixels are not those that were committed.
+        """
+        from PIL import Image
+
+        file = self.picture_path(row.sample, row.split, row.repeat)
+        try:
+            with Image.open(file) as image:
+                picture = np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise RunError(f"{file} cannot be read ({error}). Delete {self.path / 'batches'} and run the same command again.") from None
+        if pixel_sha256(picture) != row.sha256:
+            raise RunError(f"{file} was changed after it was committed. Restore it, or start again in another folder.")
+        return picture
+
+    def finished(self, batch: int) -> bool:
+        """Whether a batch is committed."""
+        return self._batch_file(batch).is_file()
+
+    def commit(self, batch: int, rows: Sequence[PictureRow], pictures: Sequence[Picture | None]) -> None:
+        """Commit one batch: its pictures first, its rows last."""
+        from io import BytesIO
+
+        from PIL import Image
+
+        for row, picture in zip(rows, pictures, strict=True):
+            if picture is not None:
+                buffer = BytesIO()
+                Image.fromarray(picture).save(buffer, "PNG")
+                write_atomically(self.picture_path(row.sample, row.split, row.repeat), buffer.getvalue())
+        write_atomically(self._batch_file(batch), _dump([asdict(row) for row in rows]))
+
+    def rows(self, batch: int) -> list[PictureRow]:
+        """Return the rows of a committed batch."""
+        return [PictureRow(**row) for row in json.loads(self._batch_file(batch).read_text("utf-8"))]
+
+    def discard(self, batch: int) -> None:
+        """Forget a batch, so that it is made again; its scores go with it."""
+        for file in [self._batch_file(batch), *self.path.glob(f"parts/*/{batch:06d}.json")]:
+            file.unlink(missing_ok=True)
+
+    def _batch_file(self, batch: int) -> Path:
+        return self.path / "batches" / f"{batch:06d}.json"
+
+    # Scores -----------------------------------------------------------------------------------------------------
+
+    def part(self, column: str, batch: int) -> Path:
+        """Return where the scores of one batch under one column wait to be merged."""
+        return self.path / "parts" / column / f"{batch:06d}.json"
+
+    def commit_scores(self, column: str, batch: int, rows: Sequence[ScoreRow]) -> None:
+        """Commit the scores of one batch under one column."""
+        write_atomically(self.part(column, batch), _dump([asdict(row) for row in rows]))
+
+    def scored_batches(self, column: str) -> list[int]:
+        """Return the batches whose scores under a column wait to be merged, ascending."""
+        return sorted(int(file.stem) for file in self.path.glob(f"parts/{column}/*.json"))
+
+    def merge(self, column: str) -> None:
+        """Put one column's waiting scores into ``scores.parquet``, in place of what that column held there."""
+        import pandas as pd
+
+        with self.lock("merge", wait=True):
+            files = [self.part(column, batch) for batch in self.scored_batches(column)]
+            if not files:
+                return
+            new = pd.DataFrame([row for file in files for row in json.loads(file.read_text("utf-8"))], columns=list(COLUMNS))
+            old = self.scores()
+            replaced = set(zip(new["metric"], new["protocol"], strict=True))
+            kept = old[[pair not in replaced for pair in zip(old["metric"], old["protocol"], strict=True)]]
+            table = pd.concat([frame for frame in (kept, new) if len(frame)] or [new], ignore_index=True)
+            order = ["metric", "protocol"]
+            self._write_scores(table.sort_values(order, kind="stable", ignore_index=True))
+            for file in files:
+                file.unlink()
+            with contextlib.suppress(OSError):
+                files[0].parent.rmdir()
+
+    def scores(self) -> pandas.DataFrame:
+        """Return every score, one row each, in long form; empty where nothing was scored."""
+        import pandas as pd
+
+        file = self.path / "scores.parquet"
+        if not file.is_file():
+            return pd.DataFrame({name: pd.Series(dtype="float64" if name == "value" else "object") for name in COLUMNS})
+        return pd.read_parquet(file)
+
+    def _write_scores(self, table: pandas.DataFrame) -> None:
+        from io import BytesIO
+
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pa.schema(
+            [pa.field(name, {"value": pa.float64(), "repeat": pa.int64()}.get(name, pa.string())) for name in COLUMNS]
+        )
+        buffer = BytesIO()
+        pq.write_table(pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(), buffer)
+        write_atomically(self.path / "scores.parquet", buffer.getvalue())
+
+    # What each column was computed with, and what it cost ---------------------------------------------------------
+
+    def metric_headers(self) -> dict[str, Any]:
+        """Return what each scored column was computed with: its settings and weight hashes, by ``name@protocol``."""
+        file = self.path / "metrics.json"
+        return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+    def record_metric(self, column: str, description: Mapping[str, JSON]) -> None:
+        """Note what a column is computed with."""
+        with self.lock("merge", wait=True):
+            write_atomically(self.path / "metrics.json", _dump({**self.metric_headers(), column: description}))
+
+    def log_timing(self, entry: Mapping[str, JSON]) -> None:
+        """Append seconds and peak memory of one batch; not part of byte-equality."""
+        with self._timing_file() as file:
+            file.write(json.dumps(entry, sort_keys=True) + "\n")
+
+    def _timing_file(self) -> IO[str]:
+        return (self.path / "timing.jsonl").open("a", encoding="utf-8")
+
+
+def _differences(old: Any, new: Any, at: str = "") -> Iterable[str]:
+    """Yield ``path: old -> new`` for every leaf in which two JSON values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key, "(absent)"), new.get(key, "(absent)"), f"{at}.{key}" if at else str(key))
+    elif old != new:
+        yield f"{at}: {json.dumps(old, ensure_ascii=False)} -> {json.dumps(new, ensure_ascii=False)}"
