@@ -83,7 +83,7 @@ CONVENTIONS: Mapping[str, Convention] = {
 # ---------------------------------------------------------------------------------------------------- run lengths
 
 
-def decode_rle(pairs: Sequence[int], height: int, width: int, convention: str) -> Hole:
+def decode_rle(pairs: Sequence[int] | npt.NDArray[np.integer], height: int, width: int, convention: str) -> Hole:
     """Decode run lengths to a hole.
 
     Args:
@@ -111,8 +111,8 @@ def decode_rle(pairs: Sequence[int], height: int, width: int, convention: str) -
     if (cover > 1).any():
         twice = int(np.argmax(cover > 1)) + rule.first
         raise MaskError(
-            f"run lengths overlap: pixel {twice} is in more than one run; each pixel may be in one. "
-            f"Check that the mask is written in the {convention!r} convention"
+            f"run lengths overlap: pixel {twice} is in more than one run, expected separate runs "
+            f"in the {convention!r} convention"
         )
     return (cover > 0).reshape((height, width), order=rule.order)
 
@@ -146,7 +146,7 @@ def _convention(name: str) -> Convention:
 
 
 def _runs(
-    pairs: Sequence[int], *, first: int, size: int, shape: tuple[int, int]
+    pairs: Sequence[int] | npt.NDArray[np.integer], *, first: int, size: int, shape: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return 0-based starts and lengths, each checked to lie inside a picture of ``size`` pixels."""
     values = pairs.tolist() if isinstance(pairs, np.ndarray) else pairs
