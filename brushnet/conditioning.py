@@ -1,0 +1,320 @@
+"""Picture and hole to the branch's five conditioning channels (BrushNet, sec. 3.2).
+
+The branch reads ``[masked-image latents 0:4 | keep 4:5]`` beside the noisy latents. Two polarities meet here, and each
+conversion has its own name: people paint **white = repaint** and arrays say ``True`` = repaint (the *hole*), while the
+network's last channel says **1 = keep** (:func:`keep_from_white`, :func:`hole_from_keep`).
+
+As published (TencentARC/BrushNet 0f9d9e5): a PIL picture or mask is resized by LANCZOS, an array or tensor by nearest
+neighbour; the mask is thresholded after its resize (127 keeps, 128 repaints) and reduced to latent size by taking each
+block's top-left pixel. The published pipeline leaves blacking out the hole to its caller; here it is done, at the
+picture's own size, before any resizing, so that no hole pixel reaches the VAE.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from diffusers.image_processor import VaeImageProcessor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "Generators",
+    "Pictures",
+    "draw_noise",
+    "encode_conditioning",
+    "hole_from_keep",
+    "keep_from_white",
+    "masked_pixels",
+    "vae_factor",
+]
+
+Picture: TypeAlias = "PIL.Image.Image | npt.NDArray[Any] | torch.Tensor"
+Pictures: TypeAlias = "Picture | Sequence[Picture]"
+Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
+# One picture: PIL as it came, or a float32 tensor (1, C, H, W) in 0..1.
+_Item: TypeAlias = "PIL.Image.Image | torch.Tensor"
+
+
+def keep_from_white(mask: torch.Tensor) -> torch.Tensor:
+    """Turn a mask that is white where to repaint into the network's channel, 1 where to keep.
+
+    Args:
+        mask: float (N, C, H, W) in 0..1, C = 1 or 3, white = repaint.
+
+    Returns:
+        float32 (N, 1, H, W): 1 = keep (mean below one half: 127 of 255), 0 = hole (128 of 255 and more).
+    """
+    return ((2 * mask.float() - 1).sum(dim=1, keepdim=True) < 0).float()
+
+
+def hole_from_keep(keep: torch.Tensor) -> torch.Tensor:
+    """Turn the network's channel (1 = keep) into a bool tensor of the same shape, True = repaint."""
+    return keep < 0.5
+
+
+def vae_factor(vae: torch.nn.Module) -> int:
+    """Return how many pixels a latent spans along a side: 8 for Stable Diffusion's VAE, 4 for one of three levels."""
+    config = cast("Any", vae).config
+    return int(2 ** (len(config.block_out_channels) - 1))
+
+
+def draw_noise(shape: Sequence[int], generator: Generators) -> torch.Tensor:
+    """Draw standard normal noise in float32 where the generator lives: a CPU seed means the same on every device.
+
+    Args:
+        shape: (B, C, h, w).
+        generator: one generator, which serves the whole batch in one draw, or one for each sample, which makes a
+            sample's noise independent of its neighbours.
+
+    Returns:
+        float32 ``shape`` on the generator's device.
+
+    Raises:
+        ValueError: a list of another length than B.
+    """
+    if isinstance(generator, torch.Generator):
+        return torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=torch.float32)
+    if len(generator) != shape[0]:
+        raise ValueError(f"Got {len(generator)} generators for {shape[0]} samples; pass one, or one each.")
+    one = (1, *shape[1:])
+    return torch.cat([torch.randn(one, generator=own, device=own.device, dtype=torch.float32) for own in generator])
+
+
+def encode_conditioning(
+    vae: torch.nn.Module,
+    image: Pictures,
+    hole: Pictures,
+    generator: Generators | None = None,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int | None = None,
+) -> torch.Tensor:
+    """Encode pictures and their holes as the branch's conditioning.
+
+    Args:
+        vae: an ``AutoencoderKL``; its config gives the pixels a latent spans and the scaling factor. A float16 VAE
+            whose config says ``force_upcast`` (SDXL's) encodes in float32, where the published code yields NaN.
+        image: PIL pictures, uint8 or float 0..1 arrays (H, W, 3) or (N, H, W, 3), tensors (3, H, W) or (N, 3, H, W),
+            or a list of them; RGB. What lies in the hole does not matter: it is blacked out first.
+        hole: masks in the same forms with one or three channels, or bool arrays (H, W) or (N, H, W); white, 1 or True =
+            repaint, from 128 of 255 or 0.5 on. One mask serves all pictures.
+        generator: None takes the VAE posterior's mode; a generator, or one for each row of the result, draws from it.
+        height: pixels, divisible by the VAE's factor; None takes the first picture's, rounded down to a multiple.
+        width: likewise.
+        batch_size: rows of the result, a multiple of the number of pictures N; each serves ``batch_size / N`` rows in
+            turn (a, a, b, b). None means N.
+
+    Returns:
+        (B, 5, h, w) in the VAE's dtype and on its device: 4 masked-image latents times the scaling factor, then keep
+        (1 = keep, 0 = hole).
+
+    Raises:
+        TypeError: neither a PIL picture, an array nor a tensor.
+        ValueError: values outside 0..1, a wrong shape, sizes not divisible, numbers of pictures and masks that do not
+            match, or latents with NaN.
+
+    Warns:
+        UserWarning: a mask keeps everything, or nothing, at latent size.
+    """
+    parameter = next(vae.parameters())
+    pixels, keep = masked_pixels(image, hole, vae_factor(vae), height, width)
+    rows = batch_size or pixels.shape[0]
+    mean, std = _posterior(vae, pixels)
+    mean, std, keep = (_spread(part, rows) for part in (mean, std, keep))
+    latents = mean if generator is None else mean + std * draw_noise(mean.shape, generator).to(mean)
+    latents = latents * cast("Any", vae).config.scaling_factor
+    _refuse_nan(latents)
+    keep = F.interpolate(keep, size=latents.shape[-2:], mode="nearest").to(latents)
+    _warn_of_uniform(keep)
+    return torch.cat([latents, keep], dim=1).to(parameter.dtype)
+
+
+def masked_pixels(
+    image: Pictures, hole: Pictures, factor: int, height: int | None = None, width: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Black out the holes, bring pictures and masks to size, and return what the VAE and the network read.
+
+    Args:
+        image: as in :func:`encode_conditioning`.
+        hole: as in :func:`encode_conditioning`.
+        factor: pixels a latent spans.
+        height: pixels, or None.
+        width: pixels, or None.
+
+    Returns:
+        float32 (N, 3, H, W) in -1..1 with black (-1) holes, and float32 (M, 1, H', W') keep, 1 = keep, M = N or 1.
+        Without ``height`` and ``width`` each comes at its own size, rounded down to a multiple of ``factor``.
+
+    Raises:
+        TypeError: as :func:`encode_conditioning`.
+        ValueError: as :func:`encode_conditioning`.
+    """
+    for name, side in (("height", height), ("width", width)):
+        if side is not None and (side < factor or side % factor):
+            raise ValueError(f"Got {name}={side}; expected a positive multiple of {factor}, the VAE's factor.")
+    pictures, masks = _items(image, "image", (3,)), _items(hole, "mask", (1, 3))
+    if len(pictures) != len(masks) and 1 not in (len(pictures), len(masks)):
+        raise ValueError(f"Got {len(pictures)} images and {len(masks)} masks; pass as many, or one for all.")
+    processor = VaeImageProcessor(vae_scale_factor=factor, do_convert_rgb=True)
+    count = max(len(pictures), len(masks))
+    pairs = [(pictures[i % len(pictures)], masks[i % len(masks)]) for i in range(count)]
+    masked = [_black_out(picture, mask, processor) for picture, mask in pairs]
+    pixels = _to_size(masked, processor, "image", height, width)
+    white = _to_size(masks, processor, "mask", height, width)
+    return 2 * pixels - 1, keep_from_white(white)
+
+
+def _items(value: Pictures, name: str, channels: tuple[int, ...]) -> list[_Item]:
+    """Split any accepted form into single pictures: PIL as it is, everything else float32 (1, C, H, W) in 0..1."""
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError(f"Got an empty list of {name}s; pass at least one.")
+        return [item for part in value for item in _items(part, name, channels)]
+    if isinstance(value, PIL.Image.Image):
+        return [value]
+    if isinstance(value, np.ndarray):
+        tensor = _from_array(value, name, channels)
+    elif isinstance(value, torch.Tensor):
+        tensor = _from_tensor(value, name, channels)
+    else:
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; expected a PIL picture, an array, a tensor or a list of them."
+        )
+    if tensor.shape[1] not in channels or 0 in tensor.shape:
+        expected = " or ".join(str(count) for count in channels)
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}: expected {expected} colour channels and no empty side."
+        )
+    scaled = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+    low, high = float(scaled.min()), float(scaled.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"{name} has values in [{low:g}, {high:g}]; expected uint8 0..255, or float in 0..1 without NaN."
+        )
+    return list(torch.split(scaled, 1))
+
+
+def _from_array(value: npt.NDArray[Any], name: str, channels: tuple[int, ...]) -> torch.Tensor:
+    """Return a channels-last array as (N, C, H, W); without a channel axis only a mask is clear."""
+    array = np.array(value)  # a copy: torch warns of read-only memory
+    if array.ndim == 2 and 1 in channels:
+        array = array[None, :, :, None]
+    elif array.ndim == 3:
+        array = array[None] if array.shape[-1] in (1, 3) else array[..., None]
+    if array.ndim != 4:
+        raise ValueError(f"{name} has shape {value.shape}; expected (H, W, C) or (N, H, W, C), channels last.")
+    return torch.from_numpy(array).permute(0, 3, 1, 2)
+
+
+def _from_tensor(value: torch.Tensor, name: str, channels: tuple[int, ...]) -> torch.Tensor:
+    """Return a channels-first tensor as (N, C, H, W); a bool tensor (N, H, W) is N masks, never a colour picture."""
+    tensor = value.detach()
+    if tensor.ndim == 2 and 1 in channels:
+        return tensor[None, None]
+    if tensor.ndim == 3:
+        tensor = tensor[:, None] if tensor.dtype == torch.bool else tensor[None]
+    if tensor.ndim != 4:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected (C, H, W) or (N, C, H, W), channels first.")
+    return tensor
+
+
+def _black_out(picture: _Item, mask: _Item, processor: VaeImageProcessor) -> _Item:
+    """Return the picture with its hole black, at the picture's own size: the mask comes to that size."""
+    if isinstance(picture, PIL.Image.Image):
+        size, device = (picture.height, picture.width), torch.device("cpu")
+    else:
+        size, device = (picture.shape[2], picture.shape[3]), picture.device
+    own_size = (mask.height, mask.width) if isinstance(mask, PIL.Image.Image) else tuple(mask.shape[2:])
+    resized = mask if own_size == size else processor.resize(mask, *size)
+    keep = keep_from_white(_unit(resized)).to(device)
+    if isinstance(picture, torch.Tensor):
+        return picture * keep
+    kept = np.asarray(picture.convert("RGB")) * keep[0, 0, :, :, None].numpy().astype(np.uint8)
+    return PIL.Image.fromarray(kept)
+
+
+def _unit(item: _Item) -> torch.Tensor:
+    """Return one picture as float32 (1, C, H, W) in 0..1."""
+    if isinstance(item, torch.Tensor):
+        return item
+    rgb = np.asarray(item.convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(rgb).permute(2, 0, 1)[None]
+
+
+def _to_size(
+    items: list[_Item], processor: VaeImageProcessor, name: str, height: int | None, width: int | None
+) -> torch.Tensor:
+    """Bring pictures to one size as the published pipeline does, in 0..1: (N, C, H, W)."""
+    height, width = processor.get_default_height_width(items[0], height, width)
+    factor = processor.config.vae_scale_factor
+    if height < factor or width < factor:
+        raise ValueError(
+            f"The {name} comes to {height}x{width} pixels; expected at least {factor} a side: pass a larger one."
+        )
+    try:
+        return torch.cat([_unit(processor.resize(item, height, width)) for item in items])
+    except RuntimeError as error:
+        raise ValueError(
+            f"The {name}s do not form one batch ({error}); pass them in one form and on one device."
+        ) from error
+
+
+def _spread(part: torch.Tensor, rows: int) -> torch.Tensor:
+    """Repeat each of N rows ``rows / N`` times in turn."""
+    if rows % part.shape[0]:
+        raise ValueError(f"Got {part.shape[0]} pictures or masks for {rows} samples; pass one, or one for each prompt.")
+    return part.repeat_interleave(rows // part.shape[0], dim=0)
+
+
+def _posterior(vae: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of the VAE's posterior, each (N, 4, h, w)."""
+    parameter, model = next(vae.parameters()), cast("Any", vae)
+    upcast = parameter.dtype == torch.float16 and bool(model.config.get("force_upcast", False))
+    if upcast:
+        model.to(dtype=torch.float32)
+    try:
+        with torch.no_grad():
+            dtype = torch.float32 if upcast else parameter.dtype
+            posterior = model.encode(pixels.to(device=_device_of(vae), dtype=dtype)).latent_dist
+    finally:
+        if upcast:
+            model.to(dtype=torch.float16)
+    return posterior.mean, posterior.std
+
+
+def _device_of(vae: torch.nn.Module) -> torch.device:
+    """Return where the VAE computes: an offloading hook knows (the weights may be on ``meta``), else its weights do."""
+    for module in vae.modules():
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(vae.parameters()).device
+
+
+def _refuse_nan(latents: torch.Tensor) -> None:
+    """Stop before NaN spreads through fifty steps."""
+    if not bool(torch.isfinite(latents).all()):
+        raise ValueError(
+            "The VAE's latents of the masked picture hold NaN or infinity: its weights are damaged or it overflows in "
+            f"{latents.dtype}; load it again, or in float32."
+        )
+
+
+def _warn_of_uniform(keep: torch.Tensor) -> None:
+    """Warn of samples with nothing to repaint, or nothing to keep."""
+    for share, meaning in (
+        (1.0, "keeps everything: nothing is repainted"),
+        (0.0, "keeps nothing: the picture is ignored"),
+    ):
+        rows = [i for i, row in enumerate(keep) if bool((row == share).all())]
+        if rows:
+            warnings.warn(f"At latent size the mask of sample {rows} {meaning}; white means repaint.", stacklevel=3)
