@@ -35,7 +35,7 @@ from brushbench.masks import MIN_BRUSH_SIDE, MaskError, decode_rle, hole_from_wh
 from brushbench.types import JSON, Sample, sample_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from brushbench.types import Hole, Picture
 
@@ -52,6 +52,7 @@ __all__ = [
     "UnusableError",
     "brush_hole",
     "chosen_splits",
+    "described",
     "path_inside",
 ]
 
@@ -348,7 +349,7 @@ class LazyBenchmark:
             split: ``all``, one of ``splits``, or several with commas between them.
             limit: use only the first so many records of the manifest, for every split; bad ones among them count.
             skip_bad: leave bad records out and count them.
-            details: further entries of the manifest, such as the licence.
+            details: further entries of the manifest, such as the ``licence`` ("not stated" unless given).
 
         Raises:
             BadRecordError: a record is bad and ``skip_bad`` is off.
@@ -375,7 +376,7 @@ class LazyBenchmark:
                 f"Benchmark {name!r} has no usable record ({len(self.skipped)} skipped). "
                 "Check that the folder is complete."
             )
-        self._details = dict(details or {})
+        self._details: dict[str, JSON] = {"licence": "not stated", **(details or {})}
         self._order = [(record, chosen) for chosen in self.splits for record in self._records]
         self.keys: Sequence[tuple[str, str]] = [(record.id, chosen) for record, chosen in self._order]
 
@@ -467,6 +468,15 @@ def chosen_splits(split: str, available: Sequence[str]) -> tuple[str, ...]:
         if name not in available:
             raise UnknownNameError("split", name, ["all", *available])
     return tuple(name for name in available if "all" in asked or name in asked)
+
+
+def described(record: str, describe: Callable[[], Record]) -> Record | BadRecordError:
+    """Return what ``describe`` returns, or, where it raises :class:`UnusableError`, the error of that record."""
+    try:
+        with _named(record):
+            return describe()
+    except BadRecordError as error:
+        return error
 
 
 @contextmanager

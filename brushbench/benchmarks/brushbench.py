@@ -1,0 +1,201 @@
+"""BrushBench in its published layout, and any folder laid out like it.
+
+::
+
+    BrushBench/
+      mapping_file.json      {"000000000": {"image": "images/000000000.jpg", "caption": "...",
+      images/                               "inpainting_mask": [start, length, ...], "outpainting_mask": [...]}, ...}
+
+Source: TencentARC/BrushNet, examples/brushnet/evaluate_brushnet.py. Run lengths are 1-based and row-major, of the
+picture's own size (512 x 512 as published). The two holes are stored apart and neither is derived from the other: the
+published inside holes are sometimes larger than the object that the outside hole spares.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from brushbench.benchmarks.base import (
+    BrushHole,
+    HoleSource,
+    ImageFile,
+    LazyBenchmark,
+    Record,
+    RLEHole,
+    UnusableError,
+    chosen_splits,
+    described,
+    path_inside,
+)
+from brushbench.errors import BadRecordError, DataError
+from brushbench.types import SPLITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["BrushBench", "caption_of", "extra_fields", "find_mapping", "picture_of", "read_mapping"]
+
+MAPPING_NAMES = ("mapping_file.json", "mapping_file_list.json")
+FOLDER_NAMES = ("BrushBench", "BrushDench")  # the second is the spelling of the published README
+HOLE_KEYS: Mapping[str, str] = {"inside": "inpainting_mask", "outside": "outpainting_mask", "brush": "brush_mask"}
+HOW_TO_GET = "BrushBench is given out on request at https://forms.gle/9TgMZ8tm49UYsZ9s5"
+
+
+class BrushBench(LazyBenchmark):
+    """BrushBench: 600 pictures with a caption, an inside and an outside hole, and brush holes of our own.
+
+    Splits: ``inside`` (``inpainting_mask``), ``outside`` (``outpainting_mask``), ``brush`` (``brush_mask`` if the
+    record has one, else the seeded :func:`~brushbench.benchmarks.base.brush_hole`; the published records have none).
+    Further fields of a record that are text or numbers become ``Sample.meta``.
+    """
+
+    def __init__(self, root: Path, *, split: str = "all", limit: int | None = None, skip_bad: bool = False) -> None:
+        """Read the mapping file and check its records.
+
+        Args:
+            root: the folder, the folder above ``BrushBench/`` or ``BrushDench/``, or the mapping file itself. The
+                mapping may be the published object or a list of records with ``image_id``.
+            split: ``all``, one of ``inside``, ``outside``, ``brush``, or several with commas between them.
+            limit: use only the first so many records, for every split.
+            skip_bad: leave bad records out and count them.
+
+        Raises:
+            DataError: no such folder, or a mapping file that is none.
+            BadRecordError: a record is bad and ``skip_bad`` is off.
+            UnknownNameError: no such split.
+        """
+        mapping = find_mapping(Path(root))
+        wanted = chosen_splits(split, SPLITS)
+        records = [
+            entry
+            if isinstance(entry, BadRecordError)
+            else described(name, partial(_record, mapping, name, entry, wanted))
+            for name, entry in read_mapping(mapping)
+        ]
+        super().__init__("brushbench", records, splits=SPLITS, split=split, limit=limit, skip_bad=skip_bad)
+
+
+def find_mapping(root: Path, folder_names: tuple[str, ...] = FOLDER_NAMES, how_to_get: str = HOW_TO_GET) -> Path:
+    """Return the mapping file of a data root.
+
+    Args:
+        root: the folder that holds it, the folder above one of ``folder_names``, or the file itself.
+        folder_names: how the folder may be called.
+        how_to_get: sentence for the message when there is none.
+
+    Raises:
+        DataError: there is none.
+    """
+    root = root.expanduser()
+    if root.is_file():
+        return root
+    for folder in (root, *(root / name for name in folder_names)):
+        for name in MAPPING_NAMES:
+            if (folder / name).is_file():
+                return folder / name
+    there = "There is no such folder" if not root.is_dir() else f"It holds no {' or '.join(MAPPING_NAMES)}"
+    raise DataError(
+        f"No benchmark at {root}: {there}, nor does a {' or '.join(folder_names)} in it. {how_to_get}; "
+        "a plain folder of pictures and masks is the benchmark 'folder'."
+    )
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers which of its keys were written twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        keys = [key for key, _ in pairs]
+        self.repeated = {key for key in keys if keys.count(key) > 1} if len(self) < len(keys) else set()
+
+
+def read_mapping(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | BadRecordError]]:
+    """Yield (record id, fields) of a mapping file in its order; a record that is no object stands there as its error.
+
+    Args:
+        path: JSON file: an object of records by id, or a list of records with ``image_id``.
+
+    Raises:
+        DataError: the file is not readable as one of the two.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Object)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON file ({error}). Fetch it again, or correct it there.") from None
+    if isinstance(content, list):
+        for place, entry in enumerate(content):
+            yield _listed(place, entry)
+    elif isinstance(content, _Object):
+        for name, entry in content.items():
+            if name in content.repeated:
+                yield name, BadRecordError(name, f"its id occurs twice in {path.name}", "Give every record its own id")
+            else:
+                yield name, _fields(name, entry)
+    else:
+        raise DataError(
+            f"{path} holds a {type(content).__name__}, expected an object of records by id or a list of records with "
+            "'image_id'. Check that it is the mapping file."
+        )
+
+
+def _listed(place: int, entry: Any) -> tuple[str, Mapping[str, Any] | BadRecordError]:
+    name = entry.get("image_id") if isinstance(entry, _Object) else None
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        number = f"number {place + 1}"
+        return number, BadRecordError(number, "it has no 'image_id'", "Give it an 'image_id' of its own")
+    return str(name), _fields(str(name), entry)
+
+
+def _fields(name: str, entry: Any) -> Mapping[str, Any] | BadRecordError:
+    if isinstance(entry, _Object):
+        return entry
+    return BadRecordError(
+        name, f"it is a {type(entry).__name__}, not an object", "Write an object with 'image' and 'caption'"
+    )
+
+
+def picture_of(mapping: Path, entry: Mapping[str, Any]) -> ImageFile:
+    """Return the picture of a record: ``image``, relative to the mapping file's folder or to ``images/`` in it.
+
+    Raises:
+        UnusableError: no ``image``, or a path that leads out of the folder.
+    """
+    relative = entry.get("image")
+    if not isinstance(relative, str):
+        raise UnusableError("its 'image' is missing", "Write the path of the picture")
+    candidates = [path_inside(folder, relative) for folder in (mapping.parent, mapping.parent / "images")]
+    return ImageFile(next((path for path in candidates if path.is_file()), candidates[0]))
+
+
+def caption_of(entry: Mapping[str, Any], key: str = "caption") -> str:
+    """Return the caption of a record.
+
+    Raises:
+        UnusableError: it has none, or it is blank.
+    """
+    caption = entry.get(key)
+    if not isinstance(caption, str) or not caption.strip():
+        raise UnusableError("the caption is missing", f"Write a sentence as its {key!r}")
+    return caption
+
+
+def extra_fields(entry: Mapping[str, Any], used: set[str]) -> dict[str, str]:
+    """Return the fields that are text or a number and not ``used`` otherwise, as text."""
+    return {key: str(value) for key, value in entry.items() if key not in used and isinstance(value, str | int | float)}
+
+
+def _record(mapping: Path, name: str, entry: Mapping[str, Any], wanted: tuple[str, ...]) -> Record:
+    holes: dict[str, HoleSource] = {}
+    for split in wanted:
+        key = HOLE_KEYS[split]
+        if entry.get(key) is not None:
+            holes[split] = RLEHole(entry[key], "brushbench", key)
+        elif split == "brush":
+            holes[split] = BrushHole(name)
+        else:
+            raise UnusableError(f"its {key!r} is missing", "Write its run lengths, or choose other splits")
+    used = {"image", "caption", "image_id", *HOLE_KEYS.values()}
+    return Record(name, caption_of(entry), picture_of(mapping, entry), holes, extra_fields(entry, used))
