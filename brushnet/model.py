@@ -1,0 +1,519 @@
+"""The BrushNet branch: a copy of the base U-Net without text that reads noisy latents, masked-image latents and mask.
+
+::
+
+    noisy latents 4 ─┐                       ┌─> zero conv ─> residual of the base U-Net's same layer, x scale
+    masked image  4 ─┼─> conv_in_condition ──┤
+    keep mask     1 ─┘        │              ├─> … one for every resnet (+ attention) and every sampler, down and up
+                              └─> down ─> mid ─> up        and one for the mid block
+
+BrushNet (Ju et al., ECCV 2024), sec. 3.2 and fig. 3. State-dict keys, configuration and numbers are those of the published
+implementation (TencentARC/BrushNet, commit 0f9d9e5); the blocks are stock diffusers blocks.
+"""
+# ruff: noqa: ARG002 - the constructor's arguments are the published configuration, and some of its fields have no effect
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import AttentionMixin
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.unets.unet_2d_blocks import (
+    CrossAttnUpBlock2D,
+    UNetMidBlock2D,
+    UNetMidBlock2DCrossAttn,
+    UpBlock2D,
+    get_down_block,
+)
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+__all__ = ["BrushNetModel", "BrushNetOutput"]
+
+DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
+UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
+MID_BLOCKS = ("MidBlock2D", "UNetMidBlock2DCrossAttn")
+
+
+@dataclass
+class BrushNetOutput(BaseOutput):
+    """The residuals for the base U-Net, scaled, in the order in which its layers run.
+
+    Attributes:
+        down_block_res_samples: one (B, C, h, w) tensor for ``conv_in``, then for every resnet (+ attention) and downsampler.
+        mid_block_res_sample: (B, C, h, w), for the mid block.
+        up_block_res_samples: one (B, C, h, w) tensor for every resnet (+ attention) and upsampler of the up path.
+    """
+
+    down_block_res_samples: tuple[Tensor, ...]
+    mid_block_res_sample: Tensor
+    up_block_res_samples: tuple[Tensor, ...]
+
+
+class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
+    """The BrushNet branch.
+
+    The released checkpoints use the defaults (SD 1.5: 618,830,080 parameters) or, for SDXL, three blocks and
+    ``addition_embed_type="text_time"`` (373,332,480). The branch of PowerPaint v2 is the same network with
+    ``CrossAttnDownBlock2D`` x 3 + ``DownBlock2D``, ``UNetMidBlock2DCrossAttn`` and ``UpBlock2D`` +
+    ``CrossAttnUpBlock2D`` x 3. Fields without effect on a text-free branch (``cross_attention_dim``,
+    ``attention_head_dim``, ``encoder_hid_dim``, ``conditioning_embedding_out_channels`` …) are kept because the
+    published ``config.json`` carries them.
+
+    Args:
+        in_channels: channels of the noisy latents.
+        conditioning_channels: channels of the conditioning: masked-image latents, then the keep mask.
+        flip_sin_to_cos: order of the sinusoidal timestep embedding.
+        freq_shift: frequency shift of the sinusoidal timestep embedding.
+        down_block_types: ``DownBlock2D`` or ``CrossAttnDownBlock2D``, one a resolution.
+        mid_block_type: ``MidBlock2D`` (two resnets) or ``UNetMidBlock2DCrossAttn``.
+        up_block_types: ``UpBlock2D`` or ``CrossAttnUpBlock2D``, one a resolution.
+        only_cross_attention: of the cross-attention blocks.
+        block_out_channels: width of each resolution.
+        layers_per_block: resnets in each down block; an up block has one more.
+        downsample_padding: padding of the downsampling convolutions.
+        mid_block_scale_factor: the mid block's resnets divide their sum by it.
+        act_fn: activation function.
+        norm_num_groups: groups of the group normalisation.
+        norm_eps: epsilon of the group normalisation.
+        cross_attention_dim: width of the text embeddings (cross-attention blocks only).
+        transformer_layers_per_block: depth of each attention (cross-attention blocks only).
+        encoder_hid_dim: no effect.
+        encoder_hid_dim_type: no effect.
+        attention_head_dim: number of heads, in spite of its name, as in the base U-Net (cross-attention blocks only).
+        num_attention_heads: overrides ``attention_head_dim`` (cross-attention blocks only).
+        use_linear_projection: of the attentions (cross-attention blocks only).
+        class_embed_type: must be None.
+        addition_embed_type: None (SD 1.5) or ``"text_time"`` (SDXL).
+        addition_time_embed_dim: width of the embedding of each of SDXL's size numbers.
+        num_class_embeds: must be None.
+        upcast_attention: of the attentions (cross-attention blocks only).
+        resnet_time_scale_shift: how the resnets take the time embedding.
+        projection_class_embeddings_input_dim: width of SDXL's added embedding before projection.
+        brushnet_conditioning_channel_order: ``"rgb"``, or ``"bgr"``, which flips all conditioning channels, the mask
+            among them: a published bug, kept for checkpoints that were trained with it; no released one was.
+        conditioning_embedding_out_channels: no effect.
+        global_pool_conditions: average every residual over height and width.
+        addition_embed_type_num_heads: no effect.
+
+    Raises:
+        ValueError: a configuration that this network does not have.
+    """
+
+    _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns = ("norm",)
+
+    @register_to_config  # type: ignore[misc, untyped-decorator, unused-ignore]
+    def __init__(
+        self,
+        in_channels: int = 4,
+        conditioning_channels: int = 5,
+        flip_sin_to_cos: bool = True,
+        freq_shift: int = 0,
+        down_block_types: tuple[str, ...] = ("DownBlock2D",) * 4,
+        mid_block_type: str = "MidBlock2D",
+        up_block_types: tuple[str, ...] = ("UpBlock2D",) * 4,
+        only_cross_attention: bool | tuple[bool, ...] = False,
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        layers_per_block: int = 2,
+        downsample_padding: int = 1,
+        mid_block_scale_factor: float = 1,
+        act_fn: str = "silu",
+        norm_num_groups: int = 32,
+        norm_eps: float = 1e-5,
+        cross_attention_dim: int = 768,
+        transformer_layers_per_block: int | tuple[int, ...] = 1,
+        encoder_hid_dim: int | None = None,
+        encoder_hid_dim_type: str | None = None,
+        attention_head_dim: int | tuple[int, ...] = 8,
+        num_attention_heads: int | tuple[int, ...] | None = None,
+        use_linear_projection: bool = False,
+        class_embed_type: str | None = None,
+        addition_embed_type: str | None = None,
+        addition_time_embed_dim: int | None = None,
+        num_class_embeds: int | None = None,
+        upcast_attention: bool = False,
+        resnet_time_scale_shift: str = "default",
+        projection_class_embeddings_input_dim: int | None = None,
+        brushnet_conditioning_channel_order: str = "rgb",
+        conditioning_embedding_out_channels: tuple[int, ...] | None = (16, 32, 96, 256),
+        global_pool_conditions: bool = False,
+        addition_embed_type_num_heads: int = 64,
+    ) -> None:
+        super().__init__()
+        _check_config(self.config)
+        width, time_width = block_out_channels[0], 4 * block_out_channels[0]
+
+        self.conv_in_condition = nn.Conv2d(in_channels + conditioning_channels, width, kernel_size=3, padding=1)
+        self.time_proj = Timesteps(width, flip_sin_to_cos, freq_shift)
+        self.time_embedding = TimestepEmbedding(width, time_width, act_fn=act_fn)
+        if addition_embed_type == "text_time":
+            self.add_time_proj = Timesteps(addition_time_embed_dim, flip_sin_to_cos, freq_shift)
+            self.add_embedding = TimestepEmbedding(projection_class_embeddings_input_dim, time_width)
+
+        down_widths, up_widths = _tap_widths(self.config)
+        self.down_blocks = nn.ModuleList(_down_blocks(self.config, time_width))
+        self.brushnet_down_blocks = nn.ModuleList(zero_conv(channels) for channels in down_widths)
+        self.brushnet_mid_block = zero_conv(block_out_channels[-1])
+        self.mid_block = _mid_block(self.config, time_width)
+        self.up_blocks = nn.ModuleList(_up_blocks(self.config, time_width))
+        self.brushnet_up_blocks = nn.ModuleList(zero_conv(channels) for channels in up_widths)
+
+    @property
+    def uses_text(self) -> bool:
+        """Does the branch read ``encoder_hidden_states``? True for PowerPaint v2's, False for BrushNet's."""
+        config = self.config
+        return any(
+            "CrossAttn" in kind for kind in (*config.down_block_types, config.mid_block_type, *config.up_block_types)
+        )
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        brushnet_cond: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        conditioning_scale: float = 1.0,
+        added_cond_kwargs: Mapping[str, Tensor] | None = None,
+        guess_mode: bool = False,
+        return_dict: bool = True,
+    ) -> BrushNetOutput | tuple[tuple[Tensor, ...], Tensor, tuple[Tensor, ...]]:
+        """Compute the residuals for one denoising step.
+
+        Args:
+            sample: (B, 4, h, w) noisy latents, as the base U-Net gets them (after ``scheduler.scale_model_input``).
+            timestep: a number, or a tensor of shape () or (B,).
+            brushnet_cond: (B, 5, h, w): scaled latents of the masked image, then keep (1 = keep, 0 = repaint).
+            encoder_hidden_states: (B, tokens, width) text embeddings; no effect unless the branch has cross-attention.
+            conditioning_scale: every residual is multiplied by it.
+            added_cond_kwargs: SDXL only: ``text_embeds`` (B, width) and ``time_ids`` (B, 6), as the base U-Net gets them.
+            guess_mode: weaken the early residuals: factors from 0.1 (first) to 1 (last), evenly spaced in the logarithm.
+            return_dict: return a :class:`BrushNetOutput` rather than its tuple.
+
+        Returns:
+            The residuals, in the order of the base U-Net's layers; see :class:`BrushNetOutput`.
+
+        Raises:
+            ValueError: an SDXL branch without ``added_cond_kwargs``, or a branch with cross-attention without text.
+        """
+        if self.uses_text and encoder_hidden_states is None:
+            raise ValueError("This branch has cross-attention, so it needs encoder_hidden_states; got None.")
+        emb = self._embed(sample, timestep, added_cond_kwargs)
+        text = {"encoder_hidden_states": encoder_hidden_states}
+
+        # Sec. 3.2: the noisy latents, the masked image's latents and the mask enter together.
+        if self.config.brushnet_conditioning_channel_order == "bgr":
+            brushnet_cond = brushnet_cond.flip(1)
+        hidden = self.conv_in_condition(torch.cat([sample, brushnet_cond], dim=1))
+
+        # Down: what a stock block hands out for the skips is what the base U-Net gets.
+        skips: tuple[Tensor, ...] = (hidden,)
+        for block in self.down_blocks:
+            hidden, outputs = block(hidden, emb, **(text if _has_text(block) else {}))
+            skips += outputs
+        down = tuple(conv(skip) for conv, skip in zip(self.brushnet_down_blocks, skips, strict=True))
+
+        # Mid.
+        hidden = self.mid_block(hidden, emb, **(text if _has_text(self.mid_block) else {}))
+        mid = self.brushnet_mid_block(hidden)
+
+        # Up: the branch feeds on its own skips, before the zero convolutions.
+        taps: tuple[Tensor, ...] = ()
+        for block in self.up_blocks:
+            own, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
+            size = skips[-1].shape[-2:] if skips else None
+            hidden, outputs = block(hidden, own, emb, upsample_size=size, **text)
+            taps += outputs
+        up = tuple(conv(tap) for conv, tap in zip(self.brushnet_up_blocks, taps, strict=True))
+
+        down, mid, up = self._scaled(down, mid, up, conditioning_scale, guess_mode)
+        output = BrushNetOutput(down_block_res_samples=down, mid_block_res_sample=mid, up_block_res_samples=up)
+        return output if return_dict else (down, mid, up)
+
+    def _embed(self, sample: Tensor, timestep: Tensor | float, added: Mapping[str, Tensor] | None) -> Tensor:
+        """Return the time embedding (B, 4 C); for SDXL plus that of the pooled text and the picture's sizes."""
+        steps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(sample.shape[0])
+        emb: Tensor = self.time_embedding(self.time_proj(steps).to(sample.dtype))
+        if self.config.addition_embed_type is None:
+            return emb
+        if added is None or not {"text_embeds", "time_ids"} <= set(added):
+            got = "None" if added is None else f"the keys {sorted(added)}"
+            raise ValueError(f"An SDXL branch needs added_cond_kwargs with text_embeds and time_ids; got {got}.")
+        pooled = added["text_embeds"]
+        sizes = self.add_time_proj(added["time_ids"].flatten()).reshape(pooled.shape[0], -1)
+        return emb + self.add_embedding(torch.cat([pooled, sizes], dim=-1).to(emb.dtype))
+
+    def _scaled(
+        self, down: tuple[Tensor, ...], mid: Tensor, up: tuple[Tensor, ...], scale: float, guess_mode: bool
+    ) -> tuple[tuple[Tensor, ...], Tensor, tuple[Tensor, ...]]:
+        """Multiply the residuals by the scale, or by the rising scales of guess mode; pool them if so configured."""
+        residuals = [*down, mid, *up]
+        if guess_mode and not self.config.global_pool_conditions:
+            scales = torch.logspace(-1, 0, len(residuals), device=mid.device) * scale
+            residuals = [residual * factor for residual, factor in zip(residuals, scales, strict=True)]
+        else:
+            residuals = [residual * scale for residual in residuals]
+        if self.config.global_pool_conditions:
+            residuals = [residual.mean(dim=(2, 3), keepdim=True) for residual in residuals]
+        return tuple(residuals[: len(down)]), residuals[len(down)], tuple(residuals[len(down) + 1 :])
+
+    @classmethod
+    def from_unet(
+        cls,
+        unet: UNet2DConditionModel,
+        brushnet_conditioning_channel_order: str = "rgb",
+        conditioning_channels: int = 5,
+        load_weights_from_unet: bool = True,
+        cross_attention: bool = False,
+    ) -> BrushNetModel:
+        """Make the branch of a base U-Net, ready to be trained: its residuals are exactly zero.
+
+        Every resnet, sampler and time embedding is a copy of the U-Net's. The noisy latents and the masked image's latents
+        both get the weights of ``conv_in``, the mask gets zeros, the zero convolutions are zero. The branch is float32,
+        whatever the U-Net's dtype (it is made to be trained), and sits on the U-Net's device.
+
+        Two differences from the published code. Its ``conv_in_condition.bias`` *is* the U-Net's parameter, so freezing or
+        casting the U-Net freezes or casts it; here it is a copy. Its ``add_embedding`` (SDXL) stays at random values; here it
+        is the U-Net's. ``load_weights_from_unet=False`` leaves everything but the zero convolutions at random values.
+
+        Args:
+            unet: the base U-Net, with 4 input channels.
+            brushnet_conditioning_channel_order: ``"rgb"`` or ``"bgr"``; see :class:`BrushNetModel`.
+            conditioning_channels: 5: the latents of the masked image, and the mask.
+            load_weights_from_unet: copy the U-Net's weights.
+            cross_attention: keep the U-Net's cross-attention, as PowerPaint v2 does.
+
+        Returns:
+            The branch, in training mode.
+
+        Raises:
+            ValueError: a U-Net that has no such branch: other blocks, class embeddings, other input channels.
+        """
+        fields = {name: unet.config[name] for name in _FIELDS_OF_THE_UNET}
+        fields.update(
+            brushnet_conditioning_channel_order=brushnet_conditioning_channel_order,
+            conditioning_channels=conditioning_channels,
+        )
+        if cross_attention:
+            names = ("down_block_types", "mid_block_type", "up_block_types")
+            fields.update({name: unet.config[name] for name in names})
+        else:
+            count = len(unet.config.block_out_channels)
+            fields.update(down_block_types=("DownBlock2D",) * count, up_block_types=("UpBlock2D",) * count)
+
+        if not load_weights_from_unet:
+            with torch.device(unet.device):
+                return cast("BrushNetModel", cls(**fields))
+        with torch.device("meta"):
+            brushnet: BrushNetModel = cls(**fields)
+        brushnet.load_state_dict(_weights_from_unet(brushnet, unet), assign=True)
+        return brushnet
+
+
+def zero_conv(channels: int) -> nn.Conv2d:
+    """Return a 1x1 convolution whose weights and bias are zero: a residual that starts as nothing (sec. 3.2)."""
+    conv = nn.Conv2d(channels, channels, kernel_size=1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(cast("nn.Parameter", conv.bias))
+    return conv
+
+
+class TappedUpBlock2D(UpBlock2D):
+    """``UpBlock2D`` that also hands out what each of its layers gives, as the stock down blocks do."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        res_hidden_states_tuple: Sequence[Tensor],
+        temb: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        upsample_size: Sequence[int] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the block's output, and the outputs of every resnet (+ attention) and of the upsampler."""
+        taps: tuple[Tensor, ...] = ()
+        attentions = getattr(self, "attentions", [None] * len(self.resnets))
+        for resnet, attention, skip in zip(self.resnets, attentions, reversed(res_hidden_states_tuple), strict=True):
+            hidden_states = torch.cat([hidden_states, skip], dim=1)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(resnet, hidden_states, temb)
+            else:
+                hidden_states = resnet(hidden_states, temb)
+            if attention is not None:
+                (hidden_states,) = attention(
+                    hidden_states, encoder_hidden_states=encoder_hidden_states, return_dict=False
+                )
+            taps += (hidden_states,)
+        for upsampler in self.upsamplers or ():
+            hidden_states = upsampler(hidden_states, upsample_size)
+            taps += (hidden_states,)
+        return hidden_states, taps
+
+
+class TappedCrossAttnUpBlock2D(CrossAttnUpBlock2D):
+    """``CrossAttnUpBlock2D`` that also hands out what each of its layers gives."""
+
+    forward = TappedUpBlock2D.forward
+
+
+_FIELDS_OF_THE_UNET = (
+    "in_channels",
+    "flip_sin_to_cos",
+    "freq_shift",
+    "only_cross_attention",
+    "block_out_channels",
+    "layers_per_block",
+    "downsample_padding",
+    "mid_block_scale_factor",
+    "act_fn",
+    "norm_num_groups",
+    "norm_eps",
+    "cross_attention_dim",
+    "transformer_layers_per_block",
+    "attention_head_dim",
+    "num_attention_heads",
+    "use_linear_projection",
+    "class_embed_type",
+    "addition_embed_type",
+    "addition_time_embed_dim",
+    "num_class_embeds",
+    "upcast_attention",
+    "resnet_time_scale_shift",
+    "projection_class_embeddings_input_dim",
+)
+
+
+def _has_text(block: nn.Module) -> bool:
+    return getattr(block, "has_cross_attention", False)
+
+
+def _check_config(config: Any) -> None:  # noqa: ANN401 - diffusers' FrozenDict
+    """Raise ValueError for a configuration that this network does not have."""
+    depth = len(config.block_out_channels)
+    for name, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
+        kinds = tuple(config[name])
+        if len(kinds) != depth or not set(kinds) <= set(known):
+            raise ValueError(
+                f"{name} is {kinds}; expected {depth} (as many as block_out_channels) of {', '.join(known)}."
+            )
+    choices: dict[str, tuple[object, ...]] = {
+        "mid_block_type": MID_BLOCKS,
+        "addition_embed_type": (None, "text_time"),
+        "brushnet_conditioning_channel_order": ("rgb", "bgr"),
+        "class_embed_type": (None,),
+        "num_class_embeds": (None,),
+    }
+    for name, allowed in choices.items():
+        if config[name] not in allowed:
+            raise ValueError(f"{name} is {config[name]!r}; a BrushNet branch has {' or '.join(map(repr, allowed))}.")
+
+
+def _tap_widths(config: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401
+    """Return the channels of every tap: ``conv_in`` and the down path, and the up path."""
+    widths, layers, last = config.block_out_channels, config.layers_per_block, len(config.block_out_channels) - 1
+    down = [widths[0]] + [w for i, w in enumerate(widths) for _ in range(layers + (i < last))]
+    up = [w for i, w in enumerate(reversed(widths)) for _ in range(layers + 1 + (i < last))]
+    return down, up
+
+
+def _attention_options(config: Any, time_width: int) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+    """Yield, for each resolution from fine to coarse, what the stock blocks want to know of resnets and attentions."""
+    depth = len(config.block_out_channels)
+    heads = _each(config.num_attention_heads or config.attention_head_dim, depth)
+    layers = _each(config.transformer_layers_per_block, depth)
+    only_cross = _each(config.only_cross_attention, depth)
+    for i in range(depth):
+        yield {
+            "temb_channels": time_width,
+            "resnet_eps": config.norm_eps,
+            "resnet_act_fn": config.act_fn,
+            "resnet_groups": config.norm_num_groups,
+            "resnet_time_scale_shift": config.resnet_time_scale_shift,
+            "num_attention_heads": heads[i],
+            "cross_attention_dim": config.cross_attention_dim,
+            "transformer_layers_per_block": layers[i],
+            "use_linear_projection": config.use_linear_projection,
+            "only_cross_attention": only_cross[i],
+            "upcast_attention": config.upcast_attention,
+        }
+
+
+def _each(value: Any, depth: int) -> Sequence[Any]:  # noqa: ANN401
+    return value if isinstance(value, Sequence) else [value] * depth
+
+
+_OF_RESNETS = ("temb_channels", "resnet_eps", "resnet_act_fn", "resnet_groups", "resnet_time_scale_shift")
+
+
+def _down_blocks(config: Any, time_width: int) -> Iterator[nn.Module]:  # noqa: ANN401
+    widths = config.block_out_channels
+    for i, options in enumerate(_attention_options(config, time_width)):
+        yield get_down_block(
+            config.down_block_types[i],
+            num_layers=config.layers_per_block,
+            in_channels=widths[max(i - 1, 0)],
+            out_channels=widths[i],
+            add_downsample=i < len(widths) - 1,
+            downsample_padding=config.downsample_padding,
+            attention_head_dim=options["num_attention_heads"],
+            **options,
+        )
+
+
+def _mid_block(config: Any, time_width: int) -> nn.Module:  # noqa: ANN401
+    *_, options = _attention_options(config, time_width)
+    options |= {"in_channels": config.block_out_channels[-1], "output_scale_factor": config.mid_block_scale_factor}
+    if config.mid_block_type == "UNetMidBlock2DCrossAttn":
+        options.pop("only_cross_attention")
+        return cast("nn.Module", UNetMidBlock2DCrossAttn(**options))
+    # The published MidBlock2D: two resnets. (The stock "UNetMidBlock2D" by name has a single one.)
+    options = {name: options[name] for name in (*_OF_RESNETS, "in_channels", "output_scale_factor")}
+    return cast("nn.Module", UNetMidBlock2D(num_layers=1, add_attention=False, **options))
+
+
+def _up_blocks(config: Any, time_width: int) -> Iterator[nn.Module]:  # noqa: ANN401
+    widths = tuple(reversed(config.block_out_channels))
+    last = len(widths) - 1
+    for i, options in enumerate(reversed(list(_attention_options(config, time_width)))):
+        shape = {
+            "num_layers": config.layers_per_block + 1,
+            "in_channels": widths[min(i + 1, last)],
+            "out_channels": widths[i],
+            "prev_output_channel": widths[max(i - 1, 0)],
+            "resolution_idx": i,
+            "add_upsample": i < last,
+        }
+        if config.up_block_types[i] == "CrossAttnUpBlock2D":
+            yield TappedCrossAttnUpBlock2D(**shape, **options)
+        else:
+            yield TappedUpBlock2D(**shape, **{name: options[name] for name in _OF_RESNETS})
+
+
+def _weights_from_unet(brushnet: BrushNetModel, unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """Return the branch's whole state dict: copies of the U-Net's weights, and zeros."""
+    source = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in unet.state_dict().items()}
+    conv_in = source["conv_in.weight"]
+    missing = brushnet.config.conditioning_channels - conv_in.shape[1]
+    if brushnet.config.in_channels != 4 or missing != 1:
+        raise ValueError(
+            f"The U-Net reads {conv_in.shape[1]} channels and the branch {brushnet.config.conditioning_channels} conditioning "
+            "channels; expected 4 and 5. Pass the base text-to-image U-Net, not an inpainting one."
+        )
+    mask = torch.zeros_like(conv_in[:, :1])
+    weights = {
+        "conv_in_condition.weight": torch.cat([conv_in, conv_in, mask], dim=1),
+        "conv_in_condition.bias": source["conv_in.bias"],
+    }
+    for name, tensor in brushnet.state_dict().items():
+        if name.startswith("brushnet_"):
+            weights[name] = torch.zeros(tensor.shape, device=conv_in.device)
+        elif name in source and source[name].shape == tensor.shape:
+            weights[name] = source[name]
+    lacking = sorted(set(brushnet.state_dict()) - set(weights))
+    if lacking:
+        raise ValueError(f"The U-Net lacks {len(lacking)} weights that its branch needs, the first is {lacking[0]}.")
+    return weights
