@@ -41,7 +41,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - what PEP 562 asks for
+def __getattr__(name: str) -> Any:
     """Import the module that holds ``name`` when the name is first touched (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module 'brushnet' has no attribute {name!r}; its names are {', '.join(__all__)}")

@@ -1,4 +1,4 @@
-"""Residuals into an unmodified stock U-Net, by forward hooks; and the one function that runs the branch for a guided step.
+"""Residuals into an unmodified stock U-Net, by forward hooks; and the function that runs the branch for a guided step.
 
 Where they enter (BrushNet, fig. 3; published ``unet_2d_condition.py`` and ``unet_2d_blocks.py``, commit 0f9d9e5):
 
@@ -10,11 +10,10 @@ Where they enter (BrushNet, fig. 3; published ``unet_2d_condition.py`` and ``une
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +23,8 @@ from torch import Tensor, nn
 from brushnet.model import DOWN_BLOCKS, UP_BLOCKS, BrushNetModel, BrushNetOutput
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     from torch.utils.hooks import RemovableHandle
 
 __all__ = ["Slot", "guided_residuals", "inject"]
@@ -170,11 +171,11 @@ def _places(unet: nn.Module) -> tuple[list[nn.Module], nn.Module, list[nn.Module
 
 def _layers(block: nn.Module, samplers: nn.ModuleList | None) -> Iterator[nn.Module]:
     """Yield what ends each step of a block: the attentions, or the resnets where there are none, and the sampler."""
-    yield from getattr(block, "attentions", block.resnets)  # type: ignore[arg-type]
+    yield from cast("nn.ModuleList", getattr(block, "attentions", block.resnets))
     yield from samplers or ()
 
 
-def _hook_before(installation: _Installation) -> Any:  # noqa: ANN401
+def _hook_before(installation: _Installation) -> Any:
     def add_residual(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if "hidden_states" in kwargs:
             return args, {**kwargs, "hidden_states": installation.add(kwargs["hidden_states"], 0)}
@@ -183,8 +184,8 @@ def _hook_before(installation: _Installation) -> Any:  # noqa: ANN401
     return add_residual
 
 
-def _hook_after(installation: _Installation, place: int) -> Any:  # noqa: ANN401
-    def add_residual(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401
+def _hook_after(installation: _Installation, place: int) -> Any:
+    def add_residual(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):  # an attention, called with return_dict=False
             return (installation.add(output[0], place), *output[1:])
         return installation.add(output, place)
@@ -217,10 +218,11 @@ def guided_residuals(
 ) -> BrushNetOutput | None:
     """Run the branch for one step and return residuals for the whole of the U-Net's batch.
 
-    Under classifier-free guidance that batch is [unconditional, conditional]. Where both halves of everything the branch
-    reads are equal, so are its residuals, bit for bit (measured on the published code): the branch runs once, on one half.
-    This is always so for SD 1.5 with common conditioning latents, and for SDXL only with equal pooled embeddings and sizes.
-    In guess mode it runs on the conditional half alone, and the unconditional half gets zeros, as published.
+    Under classifier-free guidance that batch is [unconditional, conditional]. Where both halves of everything the
+    branch reads are equal, so are its residuals, bit for bit (measured on the published code): the branch runs once, on
+    one half. This is always so for SD 1.5 with common conditioning latents, and for SDXL only with equal pooled
+    embeddings and sizes. In guess mode it runs on the conditional half alone, and the unconditional half gets zeros,
+    as published.
 
     Args:
         brushnet: the branch; a compiled one will do.
@@ -240,8 +242,7 @@ def guided_residuals(
         TypeError: a scale that is not one finite number.
         ValueError: inputs whose rows fit neither B nor 2B.
     """
-    if not isinstance(conditioning_scale, Real) or not math.isfinite(conditioning_scale):
-        raise TypeError(f"conditioning_scale must be one finite number; got {conditioning_scale!r}.")
+    _check_scale(conditioning_scale)
     if conditioning_scale == 0:
         return None
 
@@ -268,6 +269,11 @@ def guided_residuals(
     if not once:
         return output
     return _map(output, lambda half: torch.cat([torch.zeros_like(half) if guess_mode else half, half]))
+
+
+def _check_scale(scale: object) -> None:
+    if not isinstance(scale, Real) or not math.isfinite(scale):
+        raise TypeError(f"conditioning_scale must be one finite number; got {scale!r}.")
 
 
 def _halves_agree(reads: Mapping[str, Tensor]) -> bool:

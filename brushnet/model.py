@@ -7,8 +7,8 @@
     keep mask     1 ─┘        │              ├─> … one for every resnet (+ attention) and every sampler, down and up
                               └─> down ─> mid ─> up        and one for the mid block
 
-BrushNet (Ju et al., ECCV 2024), sec. 3.2 and fig. 3. State-dict keys, configuration and numbers are those of the published
-implementation (TencentARC/BrushNet, commit 0f9d9e5); the blocks are stock diffusers blocks.
+BrushNet (Ju et al., ECCV 2024), sec. 3.2 and fig. 3. State-dict keys, configuration and numbers are those of the
+published implementation (TencentARC/BrushNet, commit 0f9d9e5); the blocks are stock diffusers blocks.
 """
 # ruff: noqa: ARG002 - the constructor's arguments are the published configuration, and some of its fields have no effect
 
@@ -45,9 +45,9 @@ class BrushNetOutput(BaseOutput):
     """The residuals for the base U-Net, scaled, in the order in which its layers run.
 
     Attributes:
-        down_block_res_samples: one (B, C, h, w) tensor for ``conv_in``, then for every resnet (+ attention) and downsampler.
+        down_block_res_samples: one (B, C, h, w) tensor for ``conv_in`` and each resnet (+ attention) and downsampler.
         mid_block_res_sample: (B, C, h, w), for the mid block.
-        up_block_res_samples: one (B, C, h, w) tensor for every resnet (+ attention) and upsampler of the up path.
+        up_block_res_samples: one (B, C, h, w) tensor for each resnet (+ attention) and upsampler.
     """
 
     down_block_res_samples: tuple[Tensor, ...]
@@ -191,8 +191,8 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
             brushnet_cond: (B, 5, h, w): scaled latents of the masked image, then keep (1 = keep, 0 = repaint).
             encoder_hidden_states: (B, tokens, width) text embeddings; no effect unless the branch has cross-attention.
             conditioning_scale: every residual is multiplied by it.
-            added_cond_kwargs: SDXL only: ``text_embeds`` (B, width) and ``time_ids`` (B, 6), as the base U-Net gets them.
-            guess_mode: weaken the early residuals: factors from 0.1 (first) to 1 (last), evenly spaced in the logarithm.
+            added_cond_kwargs: SDXL only: ``text_embeds`` (B, width) and ``time_ids`` (B, 6), as for the base U-Net.
+            guess_mode: weaken the early residuals: factors from 0.1 (first) to 1 (last), in logarithmic steps.
             return_dict: return a :class:`BrushNetOutput` rather than its tuple.
 
         Returns:
@@ -225,7 +225,8 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         # Up: the branch feeds on its own skips, before the zero convolutions.
         taps: tuple[Tensor, ...] = ()
         for block in self.up_blocks:
-            own, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
+            count = len(cast("nn.ModuleList", block.resnets))
+            own, skips = skips[-count:], skips[:-count]
             size = skips[-1].shape[-2:] if skips else None
             hidden, outputs = block(hidden, own, emb, upsample_size=size, **text)
             taps += outputs
@@ -246,7 +247,8 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
             raise ValueError(f"An SDXL branch needs added_cond_kwargs with text_embeds and time_ids; got {got}.")
         pooled = added["text_embeds"]
         sizes = self.add_time_proj(added["time_ids"].flatten()).reshape(pooled.shape[0], -1)
-        return emb + self.add_embedding(torch.cat([pooled, sizes], dim=-1).to(emb.dtype))
+        added_emb: Tensor = self.add_embedding(torch.cat([pooled, sizes], dim=-1).to(emb.dtype))
+        return emb + added_emb
 
     def _scaled(
         self, down: tuple[Tensor, ...], mid: Tensor, up: tuple[Tensor, ...], scale: float, guess_mode: bool
@@ -273,13 +275,13 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
     ) -> BrushNetModel:
         """Make the branch of a base U-Net, ready to be trained: its residuals are exactly zero.
 
-        Every resnet, sampler and time embedding is a copy of the U-Net's. The noisy latents and the masked image's latents
-        both get the weights of ``conv_in``, the mask gets zeros, the zero convolutions are zero. The branch is float32,
-        whatever the U-Net's dtype (it is made to be trained), and sits on the U-Net's device.
+        Every resnet, sampler and time embedding is a copy of the U-Net's. The noisy latents and the masked image's
+        latents both get the weights of ``conv_in``, the mask gets zeros, the zero convolutions are zero. The branch is
+        float32, whatever the U-Net's dtype (it is made to be trained), and sits on the U-Net's device.
 
-        Two differences from the published code. Its ``conv_in_condition.bias`` *is* the U-Net's parameter, so freezing or
-        casting the U-Net freezes or casts it; here it is a copy. Its ``add_embedding`` (SDXL) stays at random values; here it
-        is the U-Net's. ``load_weights_from_unet=False`` leaves everything but the zero convolutions at random values.
+        Two differences from the published code. Its ``conv_in_condition.bias`` *is* the U-Net's parameter, so freezing
+        or casting the U-Net freezes or casts it; here it is a copy. Its ``add_embedding`` (SDXL) stays random; here it
+        is the U-Net's. ``load_weights_from_unet=False`` leaves everything but the zero convolutions random.
 
         Args:
             unet: the base U-Net, with 4 input channels.
@@ -391,7 +393,7 @@ def _has_text(block: nn.Module) -> bool:
     return getattr(block, "has_cross_attention", False)
 
 
-def _check_config(config: Any) -> None:  # noqa: ANN401 - diffusers' FrozenDict
+def _check_config(config: Any) -> None:
     """Raise ValueError for a configuration that this network does not have."""
     depth = len(config.block_out_channels)
     for name, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
@@ -412,7 +414,7 @@ def _check_config(config: Any) -> None:  # noqa: ANN401 - diffusers' FrozenDict
             raise ValueError(f"{name} is {config[name]!r}; a BrushNet branch has {' or '.join(map(repr, allowed))}.")
 
 
-def _tap_widths(config: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401
+def _tap_widths(config: Any) -> tuple[list[int], list[int]]:
     """Return the channels of every tap: ``conv_in`` and the down path, and the up path."""
     widths, layers, last = config.block_out_channels, config.layers_per_block, len(config.block_out_channels) - 1
     down = [widths[0]] + [w for i, w in enumerate(widths) for _ in range(layers + (i < last))]
@@ -420,7 +422,7 @@ def _tap_widths(config: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401
     return down, up
 
 
-def _attention_options(config: Any, time_width: int) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+def _attention_options(config: Any, time_width: int) -> Iterator[dict[str, Any]]:
     """Yield, for each resolution from fine to coarse, what the stock blocks want to know of resnets and attentions."""
     depth = len(config.block_out_channels)
     heads = _each(config.num_attention_heads or config.attention_head_dim, depth)
@@ -442,14 +444,14 @@ def _attention_options(config: Any, time_width: int) -> Iterator[dict[str, Any]]
         }
 
 
-def _each(value: Any, depth: int) -> Sequence[Any]:  # noqa: ANN401
+def _each(value: Any, depth: int) -> Sequence[Any]:
     return value if isinstance(value, Sequence) else [value] * depth
 
 
 _OF_RESNETS = ("temb_channels", "resnet_eps", "resnet_act_fn", "resnet_groups", "resnet_time_scale_shift")
 
 
-def _down_blocks(config: Any, time_width: int) -> Iterator[nn.Module]:  # noqa: ANN401
+def _down_blocks(config: Any, time_width: int) -> Iterator[nn.Module]:
     widths = config.block_out_channels
     for i, options in enumerate(_attention_options(config, time_width)):
         yield get_down_block(
@@ -464,7 +466,7 @@ def _down_blocks(config: Any, time_width: int) -> Iterator[nn.Module]:  # noqa: 
         )
 
 
-def _mid_block(config: Any, time_width: int) -> nn.Module:  # noqa: ANN401
+def _mid_block(config: Any, time_width: int) -> nn.Module:
     *_, options = _attention_options(config, time_width)
     options |= {"in_channels": config.block_out_channels[-1], "output_scale_factor": config.mid_block_scale_factor}
     if config.mid_block_type == "UNetMidBlock2DCrossAttn":
@@ -475,7 +477,7 @@ def _mid_block(config: Any, time_width: int) -> nn.Module:  # noqa: ANN401
     return cast("nn.Module", UNetMidBlock2D(num_layers=1, add_attention=False, **options))
 
 
-def _up_blocks(config: Any, time_width: int) -> Iterator[nn.Module]:  # noqa: ANN401
+def _up_blocks(config: Any, time_width: int) -> Iterator[nn.Module]:
     widths = tuple(reversed(config.block_out_channels))
     last = len(widths) - 1
     for i, options in enumerate(reversed(list(_attention_options(config, time_width)))):
@@ -497,11 +499,10 @@ def _weights_from_unet(brushnet: BrushNetModel, unet: UNet2DConditionModel) -> d
     """Return the branch's whole state dict: copies of the U-Net's weights, and zeros."""
     source = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in unet.state_dict().items()}
     conv_in = source["conv_in.weight"]
-    missing = brushnet.config.conditioning_channels - conv_in.shape[1]
-    if brushnet.config.in_channels != 4 or missing != 1:
+    if (conv_in.shape[1], brushnet.config.conditioning_channels) != (4, 5):
         raise ValueError(
-            f"The U-Net reads {conv_in.shape[1]} channels and the branch {brushnet.config.conditioning_channels} conditioning "
-            "channels; expected 4 and 5. Pass the base text-to-image U-Net, not an inpainting one."
+            f"The U-Net reads {conv_in.shape[1]} channels and the branch {brushnet.config.conditioning_channels} "
+            "conditioning channels; expected 4 and 5. Pass the base text-to-image U-Net, not an inpainting one."
         )
     mask = torch.zeros_like(conv_in[:, :1])
     weights = {
