@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONVENTIONS",
     "MaskError",
+    "count_rle",
     "decode_rle",
     "encode_rle",
     "hole_from_black",
@@ -102,19 +103,18 @@ def decode_rle(pairs: Sequence[int] | npt.NDArray[np.integer], height: int, widt
         UnknownNameError: no such convention.
     """
     rule = _convention(convention)
-    starts, lengths = _runs(pairs, first=rule.first, size=height * width, shape=(height, width))
-    # +1 where a run begins, -1 behind its end: the running sum counts the runs that cover a pixel.
-    steps = np.zeros(height * width + 1, dtype=np.int32)
+    starts, lengths = _runs(pairs, height, width, convention)
+    # +1 where a run begins, -1 behind its end: the running sum is 1 inside the runs, which do not overlap.
+    steps = np.zeros(height * width + 1, dtype=np.int8)
     np.add.at(steps, starts, 1)
     np.add.at(steps, starts + lengths, -1)
-    cover = np.cumsum(steps[:-1])
-    if (cover > 1).any():
-        twice = int(np.argmax(cover > 1)) + rule.first
-        raise MaskError(
-            f"run lengths overlap: pixel {twice} is in more than one run, expected separate runs "
-            f"in the {convention!r} convention"
-        )
-    return (cover > 0).reshape((height, width), order=rule.order)
+    flat: Hole = np.cumsum(steps[:-1], dtype=np.int8).astype(np.bool_)
+    return flat.reshape((height, width), order=rule.order)
+
+
+def count_rle(pairs: Sequence[int] | npt.NDArray[np.integer], height: int, width: int, convention: str) -> int:
+    """Check run lengths and return how many pixels they mark, without painting them; see :func:`decode_rle`."""
+    return int(_runs(pairs, height, width, convention)[1].sum())
 
 
 def encode_rle(hole: Hole, convention: str) -> list[int]:
@@ -146,30 +146,51 @@ def _convention(name: str) -> Convention:
 
 
 def _runs(
-    pairs: Sequence[int] | npt.NDArray[np.integer], *, first: int, size: int, shape: tuple[int, int]
+    pairs: Sequence[int] | npt.NDArray[np.integer], height: int, width: int, convention: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return 0-based starts and lengths, each checked to lie inside a picture of ``size`` pixels."""
+    """Return 0-based starts, ascending, and lengths of the runs that are not empty, all checked."""
+    first = _convention(convention).first
+    values = _integers(pairs)
+    if len(values) % 2:
+        raise MaskError(f"run lengths have odd length {len(values)}, expected pairs of start and length")
+    if min(values, default=0) < 0:
+        place = next(i for i, value in enumerate(values) if value < 0) // 2 * 2
+        raise MaskError(
+            f"run (start {values[place]}, length {values[place + 1]}) is negative, expected numbers of pixels"
+        )
+    # Python integers are compared before NumPy sees them, so that a number beyond 64 bit is refused, not wrapped.
+    last = height * width + first
+    for start, length in zip(values[::2], values[1::2], strict=True):
+        if start < first or start + length > last:
+            raise MaskError(
+                f"run (start {start}, length {length}) is out of range, a picture of {height} x {width} "
+                f"(height x width) has the pixels {first} to {last - 1} in the {convention!r} convention"
+            )
+    runs = np.asarray(values, dtype=np.int64).reshape(-1, 2)
+    runs = runs[runs[:, 1] > 0]
+    starts, lengths = runs[np.argsort(runs[:, 0])].T
+    overlaps = np.flatnonzero(starts[:-1] + lengths[:-1] > starts[1:])
+    if overlaps.size:
+        twice = starts[overlaps[0] + 1]
+        raise MaskError(
+            f"run lengths overlap: pixel {twice} is in more than one run, expected separate runs "
+            f"in the {convention!r} convention"
+        )
+    return starts - first, lengths
+
+
+def _integers(pairs: object) -> Sequence[int]:
     values = pairs.tolist() if isinstance(pairs, np.ndarray) else pairs
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise MaskError(
             f"run lengths are {type(pairs).__name__}, expected a flat list of integers [start, length, ...]"
         )
-    for place, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise MaskError(f"run lengths hold {value!r} at place {place}, expected a flat list of integers")
-    if len(values) % 2:
-        raise MaskError(f"run lengths have odd length {len(values)}, expected pairs of start and length")
-    # Python integers are compared before NumPy sees them, so that a number beyond 64 bit is refused, not wrapped.
-    for start, length in zip(values[::2], values[1::2], strict=True):
-        if start < 0 or length < 0:
-            raise MaskError(f"run (start {start}, length {length}) is negative, expected numbers of pixels")
-        if start < first or start - first + length > size:
-            raise MaskError(
-                f"run (start {start}, length {length}) is out of range: a picture of {shape[0]} x {shape[1]} "
-                f"(height x width) has the pixels {first} to {size - 1 + first}"
-            )
-    runs = np.asarray(values, dtype=np.int64).reshape(-1, 2)
-    return runs[:, 0] - first, runs[:, 1]
+    if set(map(type, values)) - {int}:  # fast for long lists; what follows finds the culprit, if it is one
+        for place, value in enumerate(values):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise MaskError(f"run lengths hold {value!r} at place {place}, expected a flat list of integers")
+        return [int(value) for value in values]
+    return values
 
 
 # -------------------------------------------------------------------------------------------------------- polarity

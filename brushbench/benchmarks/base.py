@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from brushbench.errors import BadRecordError, DataError, UnknownNameError, UsageError
-from brushbench.masks import MIN_BRUSH_SIDE, MaskError, decode_rle, hole_from_white, random_brush_hole
+from brushbench.masks import MIN_BRUSH_SIDE, MaskError, count_rle, decode_rle, hole_from_white, random_brush_hole
 from brushbench.types import JSON, Sample, sample_seed
 
 if TYPE_CHECKING:
@@ -195,12 +195,16 @@ class HoleSource(ABC):
     def fingerprint(self) -> bytes:
         """Return what the benchmark's hash covers."""
 
+    def count(self, height: int, width: int) -> int:
+        """Return how many pixels :meth:`draw` marks; else raise UnusableError."""
+        return int(self.draw(height, width).sum())
+
     def check(self, height: int, width: int) -> None:
         """Raise :class:`UnusableError` if :meth:`draw` would fail, or gives a hole of nothing or everything."""
-        hole = self.draw(height, width)
-        if not hole.any():
+        pixels = self.count(height, width)
+        if pixels == 0:
             raise UnusableError(f"the hole is empty ({self.label} marks no pixel)", "Mark at least one pixel")
-        if hole.all():
+        if pixels == height * width:
             raise UnusableError(
                 f"the hole is the whole picture ({self.label} marks every pixel)", "Keep at least one pixel"
             )
@@ -221,8 +225,18 @@ class RLEHole(HoleSource):
 
     def draw(self, height: int, width: int) -> Hole:
         """Decode the run lengths; see :func:`brushbench.masks.decode_rle`."""
-        try:
+        with self._named():
             return decode_rle(self.pairs, height, width, self.convention)
+
+    def count(self, height: int, width: int) -> int:
+        """Sum the run lengths without painting them."""
+        with self._named():
+            return count_rle(self.pairs, height, width, self.convention)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
         except MaskError as error:
             raise UnusableError(f"{self.key}: {error}", f"Correct {self.key}") from None
 
