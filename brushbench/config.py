@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,10 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from brushbench.errors import UsageError
 from brushbench.types import SPLITS
 
-__all__ = ["SCHEMA_VERSION", "VARIANTS", "RunConfig", "make_config"]
+__all__ = ["SCHEMA_VERSION", "RunConfig", "make_config"]
 
 SCHEMA_VERSION = 1
-VARIANTS = ("raw", "blended", "pasted", "raw+jpeg75")
 
 
 class RunConfig(BaseModel):
@@ -46,9 +44,3 @@ def make_config(**values: object) -> RunConfig:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
         raise UsageError(f"These settings do not make a run: {problems}.") from None
-
-
-def threads() -> int:
-    """Return how many CPU threads a run uses: ``OMP_NUM_THREADS`` if set, else every core this process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) else len(os.sched_getaffinity(0))

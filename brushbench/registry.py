@@ -102,7 +102,9 @@ def resolve(kind: Kind, name: str) -> type[Any]:
     module = _load_file(module_name) if module_name.endswith(".py") else _load_module(module_name)
     found = getattr(module, attribute, None)
     if not isinstance(found, type):
-        raise UsageError(f"{kind} {name!r}: {module_name} has no class {attribute!r}. Write module:Class or file.py:Class.")
+        raise UsageError(
+            f"{kind} {name!r}: {module_name} has no class {attribute!r}. Write module:Class or file.py:Class."
+        )
     return found
 
 

@@ -124,13 +124,17 @@ class RunFolder:
 
         file = self.path / "run.json"
         if not file.is_file():
-            raise RunError(f"{self.path} holds no run: run.json is missing. Name the folder that `brushbench eval` wrote.")
+            raise RunError(
+                f"{self.path} holds no run: run.json is missing. Name the folder that `brushbench eval` wrote."
+            )
         try:
             header: dict[str, Any] = json.loads(file.read_text("utf-8"))
         except json.JSONDecodeError as error:
             raise RunError(f"{file} is not JSON ({error}). Restore it, or start again in another folder.") from None
         if header.get("schema", 0) > SCHEMA_VERSION:
-            raise RunError(f"{file} has schema {header['schema']}; this release reads up to {SCHEMA_VERSION}. Upgrade brushbench.")
+            raise RunError(
+                f"{file} has schema {header['schema']}; this release reads up to {SCHEMA_VERSION}. Upgrade brushbench."
+            )
         return header
 
     def begin(self, header: Mapping[str, JSON]) -> None:
@@ -145,10 +149,13 @@ class RunFolder:
             if not self.exists:
                 strangers = sorted(p.name for p in self.path.iterdir() if p.name != "locks")
                 if strangers:
-                    raise RunError(f"{self.path} holds {strangers[0]!r} but no run.json. Name an empty or a new folder with --out.")
+                    raise RunError(
+                        f"{self.path} holds {strangers[0]!r} but no run.json. Name an empty or a new folder with --out."
+                    )
                 write_atomically(self.path / "run.json", _dump(header))
                 return
-        difference = list(_differences(self.header(), header))
+        old = self.header()
+        difference = list(_differences({**old, "where": None}, {**header, "where": None}))
         if difference:
             lines = "\n".join(f"  {line}" for line in difference)
             raise ConfigMismatchError(
@@ -174,7 +181,8 @@ class RunFolder:
             held.acquire()
         except filelock.Timeout:
             raise RunLockedError(
-                f"Another process works on {name} of {self.path}. Wait for it, or give this one its own part with --shard i/n."
+                f"Another process works on {name} of {self.path}. Wait for it, or give this one its own part "
+                "with --shard i/n."
             ) from None
         try:
             yield
@@ -201,7 +209,9 @@ class RunFolder:
             with Image.open(file) as image:
                 picture = np.asarray(image.convert("RGB"))
         except OSError as error:
-            raise RunError(f"{file} cannot be read ({error}). Delete {self.path / 'batches'} and run the same command again.") from None
+            raise RunError(
+                f"{file} cannot be read ({error}). Delete {self.path / 'batches'} and run the same command again."
+            ) from None
         if pixel_sha256(picture) != row.sha256:
             raise RunError(f"{file} was changed after it was committed. Restore it, or start again in another folder.")
         return picture
@@ -228,8 +238,9 @@ class RunFolder:
         return [PictureRow(**row) for row in json.loads(self._batch_file(batch).read_text("utf-8"))]
 
     def discard(self, batch: int) -> None:
-        """Forget a batch, so that it is made again; its scores go with it."""
-        for file in [self._batch_file(batch), *self.path.glob(f"parts/*/{batch:06d}.json")]:
+        """Forget a batch, so that it is made again; every score of the run goes with it."""
+        waiting = self.path.glob(f"parts/*/{batch:06d}.json")
+        for file in [self.path / "scores.parquet", self.path / "metrics.json", *waiting, self._batch_file(batch)]:
             file.unlink(missing_ok=True)
 
     def _batch_file(self, batch: int) -> Path:
@@ -257,7 +268,9 @@ class RunFolder:
             files = [self.part(column, batch) for batch in self.scored_batches(column)]
             if not files:
                 return
-            new = pd.DataFrame([row for file in files for row in json.loads(file.read_text("utf-8"))], columns=list(COLUMNS))
+            new = pd.DataFrame(
+                [row for file in files for row in json.loads(file.read_text("utf-8"))], columns=list(COLUMNS)
+            )
             old = self.scores()
             replaced = set(zip(new["metric"], new["protocol"], strict=True))
             kept = old[[pair not in replaced for pair in zip(old["metric"], old["protocol"], strict=True)]]
@@ -288,7 +301,9 @@ class RunFolder:
             [pa.field(name, {"value": pa.float64(), "repeat": pa.int64()}.get(name, pa.string())) for name in COLUMNS]
         )
         buffer = BytesIO()
-        pq.write_table(pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(), buffer)
+        pq.write_table(
+            pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(), buffer
+        )
         write_atomically(self.path / "scores.parquet", buffer.getvalue())
 
     # What each column was computed with, and what it cost ---------------------------------------------------------
@@ -316,6 +331,8 @@ def _differences(old: Any, new: Any, at: str = "") -> Iterable[str]:
     """Yield ``path: old -> new`` for every leaf in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            yield from _differences(old.get(key, "(absent)"), new.get(key, "(absent)"), f"{at}.{key}" if at else str(key))
+            yield from _differences(
+                old.get(key, "(absent)"), new.get(key, "(absent)"), f"{at}.{key}" if at else str(key)
+            )
     elif old != new:
         yield f"{at}: {json.dumps(old, ensure_ascii=False)} -> {json.dumps(new, ensure_ascii=False)}"

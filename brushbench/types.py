@@ -35,7 +35,7 @@ __all__ = [
     "sample_seed",
 ]
 
-JSON: TypeAlias = "None | bool | int | float | str | Sequence[JSON] | Mapping[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Picture: TypeAlias = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 Hole: TypeAlias = npt.NDArray[np.bool_]  # (H, W), True = repaint
 Region: TypeAlias = Literal["whole", "hole", "keep", "boundary"]
@@ -114,9 +114,9 @@ class Benchmark(Protocol):
     keys: Sequence[tuple[str, str]]
     manifest: Mapping[str, JSON]  # name, sha256 of the data, splits, counts, licence, skipped records
 
-    def __len__(self) -> int: ...  # noqa: D105
-    def __getitem__(self, index: int, /) -> Sample: ...  # noqa: D105
-    def __iter__(self) -> Iterator[Sample]: ...  # noqa: D105
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
+    def __iter__(self) -> Iterator[Sample]: ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Engines: who works on which batch, and where."""

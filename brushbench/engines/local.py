@@ -1,0 +1,59 @@
+"""The local engine: one process, one batch after the other, with its progress shown."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+__all__ = ["track"]
+
+T = TypeVar("T")
+PLAIN_EVERY = 10.0  # seconds between lines when the output is not a terminal
+
+
+def track(items: Sequence[T], title: str, size: Callable[[T], int]) -> Iterable[T]:
+    """Yield every item while showing progress: a bar on a terminal, a plain line every ten seconds elsewhere.
+
+    Args:
+        items: what is worked on.
+        title: what is done to them.
+        size: how many pictures an item holds.
+    """
+    total = sum(map(size, items))
+    if not total:
+        return
+    if sys.stderr.isatty():
+        yield from _bar(items, title, size, total)
+    else:
+        yield from _lines(items, title, size, total)
+
+
+def _bar(items: Sequence[T], title: str, size: Callable[[T], int], total: int) -> Iterable[T]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    title_column, rate_column = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
+    columns = [SpinnerColumn(), title_column, BarColumn(), MofNCompleteColumn(), rate_column, TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, rate="")
+        start, done = time.monotonic(), 0
+        for item in items:
+            yield item
+            done += size(item)
+            progress.update(task, advance=size(item), rate=f"{done / max(time.monotonic() - start, 1e-9):.2f}/s")
+
+
+def _lines(items: Sequence[T], title: str, size: Callable[[T], int], total: int) -> Iterable[T]:
+    start = last = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += size(item)
+        now = time.monotonic()
+        if done == total or now - last >= PLAIN_EVERY:
+            last = now
+            rate = done / max(now - start, 1e-9)
+            left = f", {(total - done) / rate:.0f} s left" if done < total else ""
+            print(f"{title}: {done}/{total}, {rate:.2f}/s{left}", file=sys.stderr, flush=True)  # noqa: T201

@@ -1,0 +1,88 @@
+"""Names to benchmarks, methods and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from brushbench import registry
+from brushbench.errors import UnknownNameError, UsageError
+from brushbench.registry import Spec, parse_spec
+from brushbench.types import Benchmark, Inpainter, Metric
+
+__all__ = ["load_benchmark", "load_inpainter", "load_metric"]
+
+
+def load_benchmark(
+    name_or_path: str | Path, split: str | Sequence[str] = "all", limit: int | None = None, **options: Any
+) -> Benchmark:
+    """Load a benchmark by name, or from a folder.
+
+    Args:
+        name_or_path: a registered name with its options (``editbench,prompt=full``), ``module:Class``,
+            ``file.py:Class``, or a folder: one with a ``mapping_file.json`` is read in BrushBench's layout, any other as
+            pictures and masks.
+        split: ``all``, one name, or several.
+        limit: how many pictures, in manifest order, for every split.
+        **options: the loader's own, by name; an unknown one is refused.
+
+    Raises:
+        UnknownNameError: no such benchmark, split or option.
+        BadRecordError: a record cannot be used.
+    """
+    spec = Spec(str(name_or_path), {})
+    if not Path(spec.name).expanduser().exists():
+        spec = parse_spec(spec.name)
+    name = spec.name
+    if name not in registry.names("benchmark") and Path(name).expanduser().is_dir():
+        options["root"] = str(Path(name).expanduser())
+        name = "brushbench" if any(Path(options["root"]).rglob("mapping_file*.json")) else "folder"
+    context = {"split": split if isinstance(split, str) else ",".join(split), "limit": limit, **options}
+    known = registry.option_names(registry.resolve("benchmark", name))
+    for key in context:
+        if key not in known:
+            raise UnknownNameError(f"option of benchmark {name!r}", key, known)
+    benchmark: Benchmark = registry.build("benchmark", Spec(name, spec.options), context)
+    return benchmark
+
+
+def load_inpainter(spec: str, device: str = "auto", dtype: str = "auto") -> Inpainter:
+    """Load a method: ``"brushnet,checkpoint=DIR,scale=0.8"``.
+
+    Raises:
+        UnknownNameError: no such method or option.
+        MissingWeightsError: its weights are not here; says how to get them.
+    """
+    inpainter: Inpainter = registry.build("model", parse_spec(spec), {"device": device, "dtype": dtype})
+    return inpainter
+
+
+def load_metric(
+    name: str,
+    protocol: str = "standard",
+    weights: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+) -> Metric:
+    """Load a metric.
+
+    Args:
+        name: a registered name, ``module:Class`` or ``file.py:Class``.
+        protocol: ``standard`` or ``brushnet-paper``, where the metric has it.
+        weights: hub id, file or folder, for metrics that need weights; ``None`` looks in the usual places.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` …
+        dtype: ``float32``, ``float16`` or ``bfloat16``.
+
+    Raises:
+        UnknownNameError: no such metric.
+        UsageError: the metric does not have that protocol.
+        MissingWeightsError: its weights are not here; says how to get them.
+    """
+    cls = registry.resolve("metric", name)
+    known = registry.option_names(cls)
+    given = {"protocol": protocol, "weights": weights, "device": device, "dtype": dtype}
+    if weights is not None and "weights" not in known:
+        raise UsageError(f"Metric {name!r} needs no weights. Leave weights= out.")
+    metric: Metric = cls(**{key: value for key, value in given.items() if key in known})
+    return metric

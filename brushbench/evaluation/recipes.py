@@ -1,0 +1,217 @@
+"""The recipes behind the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from brushbench.config import RunConfig, make_config
+from brushbench.engines.shard import Shard
+from brushbench.errors import BrushbenchError, RunError, UsageError
+from brushbench.evaluation.generation import ImageFolder, Method, NoPicture, Source, ask, generate
+from brushbench.evaluation.loading import load_benchmark, load_inpainter
+from brushbench.evaluation.provenance import make_header
+from brushbench.evaluation.scoring import Scoring, choose_columns, choose_variants, score
+from brushbench.registry import Spec, parse_spec
+from brushbench.runs import Run
+from brushbench.store import RunFolder
+from brushbench.types import Benchmark, Inpainter, Picture, Sample, sample_seed
+
+__all__ = ["evaluate", "inpaint_one", "rescore", "score_images"]
+
+
+def evaluate(
+    inpainter: str | Inpainter,
+    benchmark: str | Path | Benchmark,
+    *,
+    out: str | Path | None = None,
+    name: str | None = None,
+    metrics: str | Sequence[str] = "auto",
+    variants: str | Sequence[str] = "auto",
+    split: str | Sequence[str] = "all",
+    limit: int | None = None,
+    seed: int = 1234,
+    repeats: int = 1,
+    batch_size: int = 4,
+    negative_prompt: str = "",
+    shard: str | None = None,
+    weights: Mapping[str, str] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    low_memory: bool = False,
+    retry_failed: bool = False,
+    notify: Callable[[str], None] | None = None,
+) -> Run:
+    """Run a method over a benchmark and score it; what is already there is not made again.
+
+    Args:
+        inpainter: a spec such as ``"brushnet,scale=0.8"``, or an object with the interface of an inpainter.
+        benchmark: a name, a folder, or a loaded benchmark (``split`` and ``limit`` are then its own).
+        out: the run's folder; ``runs/BENCHMARK/NAME`` by default.
+        name: label in tables; the spec by default.
+        metrics: as in :class:`Scoring`.
+        variants: as in :class:`Scoring`.
+        split: ``all``, one, or several of inside, outside, brush.
+        limit: pictures in manifest order, for every split.
+        seed: of the run; each sample's own seed follows from it and the sample's id.
+        repeats: pictures a sample.
+        batch_size: requests given to the method at once; part of the run's identity.
+        negative_prompt: given with every request.
+        shard: ``i/n``: this process makes part i of n.
+        weights: as in :class:`Scoring`.
+        device: ``auto`` takes CUDA where there is one.
+        dtype: of the method's weights.
+        low_memory: keep one metric model in memory at a time.
+        retry_failed: make pictures that failed in an earlier session again.
+        notify: called with sentences for a person; nothing is printed without it.
+
+    Raises:
+        UnknownNameError: an unknown name, before any weight is loaded.
+        ConfigMismatchError: the folder holds a run of other settings.
+    """
+    scoring = Scoring(metrics, variants, weights or {}, device, low_memory=low_memory)
+    choose_columns(metrics)
+    data = load_benchmark(benchmark, split, limit) if isinstance(benchmark, str | Path) else benchmark
+    spec = parse_spec(inpainter) if isinstance(inpainter, str) else Spec(type(inpainter).__name__, {})
+    source = Method(load_inpainter(inpainter, device, dtype) if isinstance(inpainter, str) else inpainter)
+    config = make_config(
+        name=name or str(spec).replace("/", "_"), model=spec.name, options=dict(spec.options), benchmark=data.name,
+        splits=tuple(dict.fromkeys(s for _, s in data.keys)), limit=limit, seed=seed, repeats=repeats,
+        batch_size=batch_size, negative_prompt=negative_prompt, device=device, dtype=dtype,
+    )  # fmt: skip
+    part = Shard.parse(shard) if shard else Shard()
+    return _run(source, data, config, scoring, out, part, retry_failed=retry_failed, notify=notify)
+
+
+def score_images(
+    images: str | Path,
+    benchmark: Benchmark,
+    *,
+    name: str,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    scoring: Scoring | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> Run:
+    """Score pictures that were made elsewhere; a picture that is not there counts as missing.
+
+    Args:
+        images: ``DIR/SPLIT/ID.png``, or ``DIR/ID.png`` for a benchmark loaded with one split.
+        benchmark: what they answer.
+        name: label in tables.
+        out: the run's folder; ``runs/BENCHMARK/NAME`` by default.
+        limit: what ``benchmark`` was loaded with, for the record.
+        scoring: what to compute.
+        notify: called with sentences for a person.
+
+    Raises:
+        DataError: no such folder, or pictures that do not say of which split they are.
+    """
+    splits = tuple(dict.fromkeys(s for _, s in benchmark.keys))
+    config = make_config(name=name, model="images", benchmark=benchmark.name, splits=splits, limit=limit)
+    return _run(ImageFolder(images, splits), benchmark, config, scoring or Scoring(), out, Shard(), notify=notify)
+
+
+def rescore(
+    path: str | Path,
+    *,
+    data: str | Path | None = None,
+    scoring: Scoring | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> Run:
+    """Add or redo columns of a run whose pictures are made; every other column stays as it is.
+
+    Args:
+        path: the run's folder.
+        data: the benchmark's folder, where it is neither embedded nor still where the run found it.
+        scoring: what to compute.
+        notify: called with sentences for a person.
+
+    Raises:
+        RunError: the run is not finished, or was made on other data.
+    """
+    scoring = scoring or Scoring()
+    choose_columns(scoring.metrics)
+    run = Run.open(path)
+    root = str(data) if data else run.header["where"].get("data", "")
+    where = {"root": root} if root else {}
+    benchmark = load_benchmark(run.config.benchmark, run.config.splits, run.config.limit, **where)
+    if benchmark.manifest["sha256"] != run.header["benchmark"]["sha256"]:
+        raise RunError(
+            f"{path} was made on other data than {run.config.benchmark!r} holds now. Name the right folder with --data."
+        )
+    _tell(score(RunFolder(path), benchmark, scoring, redo=True), notify)
+    return Run.open(path)
+
+
+def inpaint_one(
+    image: str | Path,
+    mask: str | Path,
+    prompt: str,
+    *,
+    model: str,
+    blend_mode: str = "blur",
+    seed: int = 1234,
+    negative_prompt: str = "",
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Picture:
+    """Repaint one picture.
+
+    Args:
+        image: file of the picture.
+        mask: file of the same size; white = repaint.
+        prompt: what the finished picture shows.
+        model: a method's spec.
+        blend_mode: how the result is joined with the original, see :func:`brushnet.blend`; ``none`` leaves it raw.
+        seed: of the run; the picture's own follows from it.
+        negative_prompt: what it must not show.
+        device: ``auto`` takes CUDA where there is one.
+        dtype: of the method's weights.
+
+    Raises:
+        DataError: a file is missing or damaged, or the two differ in size.
+        UsageError: an unknown way of blending, or a method that needs the answer.
+        BrushbenchError: the method failed.
+    """
+    from brushbench.benchmarks.base import ImageFile, MaskFile
+    from brushnet.blending import blend
+
+    source = ImageFile(Path(image))
+    picture = source.decode(source.data())
+    hole = MaskFile(Path(mask)).draw(*picture.shape[:2])
+    sample = Sample(Path(image).stem, picture, hole, prompt, "inside")
+    method = Method(load_inpainter(model, device, dtype))
+    if method.capabilities.needs_reference:
+        raise UsageError(f"{model!r} is a reference line, which returns the answer. Name a method that makes one.")
+    answer = ask(method, [sample], [sample_seed(seed, sample.id)], negative_prompt)[0]
+    if isinstance(answer, NoPicture):
+        raise BrushbenchError(f"{model} made no picture: {answer.reason}.")
+    try:
+        return blend(picture, answer, hole, mode=blend_mode)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _run(
+    source: Source,
+    benchmark: Benchmark,
+    config: RunConfig,
+    scoring: Scoring,
+    out: str | Path | None,
+    shard: Shard,
+    *,
+    retry_failed: bool = False,
+    notify: Callable[[str], None] | None = None,
+) -> Run:
+    choose_variants(scoring.variants, source.capabilities)  # an unknown name fails before any picture is made
+    folder = RunFolder(out or Path("runs") / config.benchmark / config.name)
+    folder.begin(make_header(source, benchmark, config))
+    generate(folder, source, benchmark, config, shard, retry_failed)
+    _tell(score(folder, benchmark, scoring, shard), notify)
+    return Run(folder)
+
+
+def _tell(unavailable: Mapping[str, str], notify: Callable[[str], None] | None) -> None:
+    for column, reason in unavailable.items():
+        (notify or (lambda _: None))(f"{column} is unavailable: {reason}")

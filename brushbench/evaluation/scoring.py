@@ -1,0 +1,249 @@
+"""Scores: make the variants, compute every column batch by batch, merge what is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from brushbench import registry
+from brushbench.engines import local
+from brushbench.engines.shard import Shard
+from brushbench.errors import MissingWeightsError, RunError, UnknownNameError, UsageError
+from brushbench.evaluation.loading import load_metric
+from brushbench.evaluation.plan import Batch, make_plan
+from brushbench.runs import Run
+from brushbench.store import PictureRow, RunFolder, ScoreRow
+from brushbench.types import JSON, PROTOCOLS, Benchmark, Capabilities, Metric, Picture, Sample, Score, Unscored
+from brushbench.variants import VARIANTS, make_variant
+
+__all__ = ["Scoring", "choose_columns", "choose_variants", "score"]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How pictures are scored. Not part of a run's identity: a run is scored as often as one likes.
+
+    Attributes:
+        metrics: ``"auto"``, ``"none"``, or names, each with ``@standard`` or ``@brushnet-paper`` where one is meant.
+        variants: ``"auto"`` (raw, and blended unless the method keeps the background exact), or names.
+        weights: where a metric's weights are, by metric name: hub id, folder or file.
+        device: of the metric models.
+        dtype: of the metric models.
+        low_memory: keep one metric model in memory at a time; slower.
+    """
+
+    metrics: str | Sequence[str] = "auto"
+    variants: str | Sequence[str] = "auto"
+    weights: Mapping[str, str] = field(default_factory=dict)
+    device: str = "auto"
+    dtype: str = "float32"
+    low_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric under one protocol, ready to compute."""
+
+    metric: Metric
+
+    @property
+    def name(self) -> str:
+        """``metric@protocol``."""
+        return f"{self.metric.name}@{self.metric.protocol}"
+
+    def part(self, variants: Sequence[str]) -> str:
+        """Name of the folder in which this column's scores wait: it changes with the settings and the weights."""
+        identity = json.dumps([dict(self.metric.describe()), list(variants)], sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def score(
+    folder: RunFolder, benchmark: Benchmark, scoring: Scoring, shard: Shard | None = None, redo: bool = False
+) -> dict[str, str]:
+    """Compute columns for every picture of a shard, and merge what is complete; other columns stay as they are.
+
+    Args:
+        folder: a run whose pictures are made.
+        benchmark: the one it was made on.
+        scoring: what to compute, and with which weights.
+        shard: the part of the plan that is scored here; the last shard to finish merges.
+        redo: compute columns again that are already there.
+
+    Returns:
+        Columns that could not be had, with the way to get them.
+
+    Raises:
+        RunError: pictures are not made yet.
+    """
+    shard = shard or Shard()
+    run = Run(folder)
+    plan = make_plan(benchmark.keys, run.config.batch_size, run.config.repeats)
+    mine = shard.take(plan)
+    left = [batch.number for batch in mine if not folder.finished(batch.number)]
+    if left:
+        raise RunError(
+            f"{folder.path} lacks {len(left)} of {len(mine)} batches. Finish it with the `brushbench eval` command "
+            "that began it, then score."
+        )
+    variants = choose_variants(scoring.variants, Capabilities(**run.header["capabilities"]))
+    pairs = choose_columns(scoring.metrics)
+    if scoring.metrics == "auto":
+        pairs = [pair for pair in pairs if _suits(pair, benchmark)]
+    if not redo:
+        pairs = [p for p in pairs if not _is_complete(folder, p, variants, len(benchmark) * run.config.repeats)]
+    unavailable: dict[str, str] = {}
+    for group in [[pair] for pair in pairs] if scoring.low_memory else [pairs]:
+        columns = list(_load(group, scoring, unavailable))
+        with folder.lock(f"score-{shard}"):
+            _score_columns(folder, benchmark, run.config.name, mine, columns, variants)
+        for column in columns:
+            _merge_if_complete(folder, column, variants, plan)
+    for name, reason in unavailable.items():
+        if name not in folder.metric_headers():
+            folder.record_metric(name, {"unavailable": reason})
+    return unavailable
+
+
+def _load(pairs: Sequence[tuple[str, str]], scoring: Scoring, unavailable: dict[str, str]) -> Iterator[Column]:
+    for name, protocol in pairs:
+        try:
+            yield Column(load_metric(name, protocol, scoring.weights.get(name), scoring.device, scoring.dtype))
+        except MissingWeightsError as error:
+            unavailable[f"{name}@{protocol}"] = str(error)
+
+
+def _score_columns(
+    folder: RunFolder,
+    benchmark: Benchmark,
+    title: str,
+    batches: Sequence[Batch],
+    columns: Sequence[Column],
+    variants: Sequence[str],
+) -> None:
+    from brushbench.features import Features
+
+    features = Features()
+    parts = {column: column.part(variants) for column in columns}
+    todo = [b for b in batches if any(not folder.part(part, b.number).is_file() for part in parts.values())]
+    for batch in local.track(todo, f"{title}: score", lambda b: len(b.indexes)):
+        rows = folder.rows(batch.number)
+        samples = [benchmark[i] for i in batch.indexes]
+        pictures = [folder.picture(row) if row.state == "ok" else None for row in rows]
+        made = {
+            v: [make_variant(v, p, s) for p, s in zip(pictures, samples, strict=True) if p is not None]
+            for v in variants
+        }
+        for column, part in parts.items():
+            if not folder.part(part, batch.number).is_file():
+                scored = [r for v in variants for r in _score_batch(column.metric, v, made[v], rows, samples, features)]
+                folder.commit_scores(part, batch.number, scored)
+
+
+def _score_batch(
+    metric: Metric,
+    variant: str,
+    pictures: Sequence[Picture],
+    rows: Sequence[PictureRow],
+    samples: Sequence[Sample],
+    features: Any,
+) -> list[ScoreRow]:
+    good = [sample for row, sample in zip(rows, samples, strict=True) if row.state == "ok"]
+    values = iter(metric(pictures, good, features)) if good else iter(())
+    result = []
+    for row, sample in zip(rows, samples, strict=True):
+        value: Score = next(values) if row.state == "ok" else Unscored(f"{row.state}: {row.reason}")
+        if isinstance(value, float) and math.isnan(value):
+            value = Unscored("the metric returned NaN")
+        number, reason = (None, value.reason) if isinstance(value, Unscored) else (float(value), "")
+        prompt_variant = sample.meta.get("prompt_variant", "caption")
+        result.append(
+            ScoreRow(
+                sample.id,
+                sample.split,
+                prompt_variant,
+                row.repeat,
+                variant,
+                metric.name,
+                metric.protocol,
+                number,
+                reason,
+            )
+        )
+    return result
+
+
+def _merge_if_complete(folder: RunFolder, column: Column, variants: Sequence[str], plan: Sequence[Batch]) -> None:
+    part = column.part(variants)
+    if len(folder.scored_batches(part)) == len(plan):
+        metric = column.metric
+        folder.merge(part)
+        shown: dict[str, JSON] = {
+            "unit": metric.unit,
+            "higher_is_better": metric.higher_is_better,
+            "region": metric.region,
+        }
+        folder.record_metric(column.name, {**shown, **metric.describe(), "variants": list(variants)})
+
+
+def choose_columns(metrics: str | Sequence[str]) -> list[tuple[str, str]]:
+    """Return (metric, protocol) pairs for ``"auto"``, ``"psnr,lpips@standard"`` or a list of such names.
+
+    ``auto`` takes every registered metric under the protocols it computes unasked; a bare name likewise.
+
+    Raises:
+        UnknownNameError: no such metric.
+        UsageError: a protocol that the metric does not have, or no metric at all.
+    """
+    if metrics == "none":
+        return []
+    if metrics == "auto":
+        asked = registry.names("metric")
+    else:
+        asked = [part.strip() for part in (metrics.split(",") if isinstance(metrics, str) else metrics) if part.strip()]
+    if not asked:
+        raise UsageError("No metric was named. Write --metrics auto, or names such as psnr,lpips@brushnet-paper.")
+    pairs: list[tuple[str, str]] = []
+    for text in asked:
+        name, at, protocol = text.partition("@")
+        cls = registry.resolve("metric", name)
+        known = tuple(getattr(cls, "protocols", PROTOCOLS))
+        if at and protocol not in known:
+            raise UsageError(f"Metric {name!r} has no protocol {protocol!r}. It has {', '.join(known)}.")
+        pairs += [(name, p) for p in ([protocol] if at else getattr(cls, "auto_protocols", known))]
+    return list(dict.fromkeys(pairs))
+
+
+def choose_variants(variants: str | Sequence[str], capabilities: Capabilities) -> list[str]:
+    """Return the variants to score; ``auto`` is raw, and blended where blending changes anything worth a row.
+
+    Raises:
+        UnknownNameError: no such variant.
+    """
+    if variants == "auto":
+        blendable = capabilities.background != "exact" and not capabilities.needs_reference
+        return ["raw", "blended"] if blendable else ["raw"]
+    asked = [v.strip() for v in variants.split(",")] if isinstance(variants, str) else list(variants)
+    for variant in asked:
+        if variant not in VARIANTS:
+            raise UnknownNameError("variant", variant, VARIANTS)
+    return list(dict.fromkeys(asked))
+
+
+def _suits(pair: tuple[str, str], benchmark: Benchmark) -> bool:
+    """Whether a metric means something on a benchmark: it may name what a sample's ``meta`` must carry."""
+    needed = getattr(registry.resolve("metric", pair[0]), "required_meta", ())
+    return not needed or all(key in benchmark[0].meta for key in needed)
+
+
+def _is_complete(folder: RunFolder, pair: tuple[str, str], variants: Sequence[str], pictures: int) -> bool:
+    """Whether a column is already there for every picture and variant."""
+    header = folder.metric_headers().get(f"{pair[0]}@{pair[1]}", {})
+    if "unavailable" in header or not set(variants) <= set(header.get("variants", [])):
+        return False
+    scores = folder.scores()
+    mine = scores[(scores["metric"] == pair[0]) & (scores["protocol"] == pair[1])]
+    return len(mine) == pictures * len(header["variants"])

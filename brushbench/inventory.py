@@ -1,0 +1,99 @@
+"""What is installed, what it needs and whether it is here: behind ``list``, ``doctor`` and ``data preview``."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from brushbench import registry
+from brushbench.errors import BrushbenchError, UnknownNameError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from brushbench.types import Benchmark
+
+__all__ = ["checkup", "inventory", "preview"]
+
+KINDS: dict[str, registry.Kind] = {"models": "model", "metrics": "metric", "benchmarks": "benchmark"}
+
+
+def inventory(kind: str) -> tuple[list[str], list[list[str]]]:
+    """Return a header and rows of everything registered of a kind: ``models``, ``metrics`` or ``benchmarks``.
+
+    Raises:
+        UnknownNameError: another kind.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError("kind", kind, KINDS)
+    singular = KINDS[kind]
+    classes = {name: registry.resolve(singular, name) for name in registry.names(singular)}
+    if singular == "metric":
+        return ["metric", "protocols", "what", "needs", "here"], [_metric_row(n, c) for n, c in classes.items()]
+    header = [singular, "what", "options"]
+    return header, [
+        [name, _first_sentence(cls), ", ".join(registry.option_names(cls)) or "–"] for name, cls in classes.items()
+    ]
+
+
+def _metric_row(name: str, cls: Any) -> list[str]:
+    reason = cls.available() if hasattr(cls, "available") else None
+    needs = "; ".join(str(need) for need in getattr(cls, "needs", ())) or "no weights"
+    return [name, ", ".join(cls.protocols), _first_sentence(cls), needs, reason or "yes"]
+
+
+def _first_sentence(cls: type[Any]) -> str:
+    return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+
+
+def checkup() -> tuple[list[list[str]], bool]:
+    """Return (what, state) lines about this installation, and whether nothing is broken."""
+    from brushbench.evaluation.loading import load_benchmark
+    from brushbench.evaluation.provenance import machine, software
+
+    healthy = True
+    lines = [[package, version] for package, version in software().items()]
+    healthy &= all(version != "not installed" for _, version in lines)
+    import torch
+
+    devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    lines.append(["device", ", ".join(devices) or f"cpu, {torch.get_num_threads()} threads"])
+    lines.append(["platform", str(machine()["platform"])])
+    for extra, module in (("photos", "sklearn"), ("train", "tensorboard"), ("adam8bit", "bitsandbytes")):
+        there = importlib.util.find_spec(module) is not None
+        lines.append(
+            [f"extra [{extra}]", "installed" if there else f"not installed: pip install 'brushbench[{extra}]'"]
+        )
+    for name in ("photos", "shapes"):
+        if name not in registry.names("benchmark"):
+            continue
+        try:
+            lines.append([f"benchmark {name}", f"{len(load_benchmark(name))} samples"])
+        except BrushbenchError as error:
+            healthy = False
+            lines.append([f"benchmark {name}", f"BROKEN: {error}"])
+    lines += [[f"metric {row[0]}", row[4]] for row in inventory("metrics")[1]]
+    return lines, healthy
+
+
+def preview(benchmark: Benchmark, side: int = 192) -> Image.Image:
+    """Draw a benchmark: a row a picture, a column a split, each hole tinted red.
+
+    Args:
+        benchmark: loaded with the splits and the limit wanted.
+        side: edge of a tile in pixels.
+    """
+    from PIL import Image
+
+    splits = list(dict.fromkeys(split for _, split in benchmark.keys))
+    ids = list(dict.fromkeys(sample for sample, _ in benchmark.keys))
+    sheet = Image.new("RGB", (side * len(splits), side * len(ids)), "white")
+    for sample in benchmark:
+        tinted = sample.image.astype(np.float32)
+        tinted[sample.hole] = 0.5 * tinted[sample.hole] + 0.5 * np.array([255, 0, 0], dtype=np.float32)
+        tile = Image.fromarray(tinted.astype(np.uint8))
+        tile.thumbnail((side, side))
+        sheet.paste(tile, (side * splits.index(sample.split), side * ids.index(sample.id)))
+    return sheet

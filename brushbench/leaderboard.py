@@ -1,0 +1,269 @@
+"""Runs to tables: methods x splits, in the paper's scales and arrows. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from brushbench.errors import RunError, UsageError
+from brushbench.runs import Run
+from brushbench.types import PROTOCOLS
+
+__all__ = ["FORMATS", "Cell", "Row", "Table", "make_tables", "open_runs", "render"]
+
+FORMATS = ("table", "markdown", "csv", "json")
+SCALES: Mapping[str, tuple[str, float]] = {  # the paper's headings; scores themselves are stored unscaled
+    "image_reward": ("x10", 10.0),
+    "hps_v2": ("x10²", 1e2),
+    "hps_v2.1": ("x10²", 1e2),
+    "lpips": ("x10³", 1e3),
+    "mse": ("x10³", 1e3),
+    "ssim": ("x10²", 1e2),
+    "attribute_accuracy": ("%", 1e2),
+    "boundary": ("x10³", 1e3),
+}
+ORDER = ("image_reward", "hps_v2", "hps_v2.1", "aesthetic", "psnr", "mse", "lpips", "ssim", "clip_score")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One mean with its interval, in the metric's own units."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    infinite: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method, one variant, one split."""
+
+    method: str
+    variant: str
+    reference: bool
+    pictures: int
+    cells: Mapping[str, Cell]  # by metric
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that answer the same questions: one benchmark, one split, one protocol."""
+
+    benchmark: str
+    questions: str  # SHA-256 over data and sample keys: rows of other questions never share a table
+    split: str
+    prompt_variant: str
+    protocol: str
+    metrics: tuple[str, ...]
+    higher_is_better: Mapping[str, bool]
+    rows: tuple[Row, ...]
+
+    def best(self, metric: str) -> float | None:
+        """Return the best mean of a column among ranked rows; reference lines do not count."""
+        means = [c.mean for r in self.rows if not r.reference and (c := r.cells.get(metric)) and not math.isnan(c.mean)]
+        if not means:
+            return None
+        return max(means) if self.higher_is_better[metric] else min(means)
+
+
+def open_runs(paths: Sequence[Path | str]) -> list[Run]:
+    """Open runs; a folder that holds runs stands for all of them.
+
+    Raises:
+        RunError: a path holds no run.
+    """
+    runs: list[Run] = []
+    for path in map(Path, paths):
+        found = [path] if (path / "run.json").is_file() else sorted(f.parent for f in path.glob("**/run.json"))
+        if not found:
+            raise RunError(f"{path} holds no run. Name the folder that `brushbench eval` wrote, or its parent.")
+        runs += [Run.open(folder) for folder in found]
+    return runs
+
+
+def make_tables(runs: Sequence[Run], protocol: str = "standard") -> list[Table]:
+    """Return one table a benchmark and split; runs on other data or other samples get tables of their own.
+
+    Raises:
+        UsageError: an unknown protocol.
+        RunError: two runs of one table have the same name.
+    """
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"No protocol {protocol!r}. Known: {', '.join(PROTOCOLS)}.")
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    directions: dict[str, bool] = {}
+    for run in runs:
+        directions |= {
+            name.partition("@")[0]: bool(header["higher_is_better"])
+            for name, header in run.metrics.items()
+            if "higher_is_better" in header
+        }
+        for (split, prompt_variant), rows in _rows(run, protocol).items():
+            benchmark = run.header["benchmark"]
+            questions = f"{benchmark.get('sha256', '')}:{run.header['plan']['keys_sha256']}"
+            groups.setdefault((str(benchmark.get("name")), questions, split, prompt_variant), []).extend(rows)
+    tables = []
+    for (name, questions, split, prompt_variant), rows in groups.items():
+        _refuse_doubles(rows, name, split)
+        metrics = _ordered({metric for row in rows for metric in row.cells})
+        rows.sort(key=lambda row: row.reference)
+        tables.append(Table(name, questions, split, prompt_variant, protocol, metrics, directions, tuple(rows)))
+    return tables
+
+
+def _rows(run: Run, protocol: str) -> dict[tuple[str, str], list[Row]]:
+    """Return a run's rows by (split, prompt variant)."""
+    summary = run.summary()
+    summary = summary[summary["protocol"] == protocol]
+    rows: dict[tuple[str, str], list[Row]] = {}
+    for (split, prompt_variant, variant), group in summary.groupby(["split", "prompt_variant", "variant"], sort=False):
+        cells = {
+            r.metric: Cell(r.mean, r.low, r.high, int(r.n), int(r.infinite), int(r.missing)) for r in group.itertuples()
+        }
+        pictures = max(cell.n + cell.missing for cell in cells.values())
+        rows.setdefault((split, prompt_variant), []).append(
+            Row(run.config.name, variant, run.is_reference, pictures, cells)
+        )
+    return rows
+
+
+def _refuse_doubles(rows: Iterable[Row], benchmark: str, split: str) -> None:
+    seen: set[tuple[str, str]] = set()
+    for row in rows:
+        key = (row.method, row.variant)
+        if key in seen:
+            raise RunError(
+                f"Two runs on {benchmark} ({split}) are named {row.method!r}. Name one of them apart with --name."
+            )
+        seen.add(key)
+
+
+def _ordered(metrics: set[str]) -> tuple[str, ...]:
+    return (*(m for m in ORDER if m in metrics), *sorted(metrics - set(ORDER)))
+
+
+# Rendering ------------------------------------------------------------------------------------------------------------
+
+
+def render(tables: Sequence[Table], form: str = "table", intervals: bool = False) -> str:
+    """Return tables as text.
+
+    Args:
+        tables: from :func:`make_tables`.
+        form: ``table`` (for a terminal), ``markdown``, ``csv`` or ``json`` (both unscaled, with intervals).
+        intervals: show the half width of the 95 % interval behind each mean.
+
+    Raises:
+        UsageError: an unknown form.
+    """
+    if form == "json":
+        return json.dumps([asdict(table) for table in tables], indent=1, ensure_ascii=False)
+    if form == "csv":
+        return _csv(tables)
+    if form == "markdown":
+        return "\n\n".join(_markdown(table, intervals) for table in tables)
+    if form == "table":
+        return "\n".join(_terminal(table, intervals) for table in tables)
+    raise UsageError(f"No format {form!r}. Known: {', '.join(FORMATS)}.")
+
+
+def _title(table: Table) -> str:
+    prompt = "" if table.prompt_variant == "caption" else f", prompt: {table.prompt_variant}"
+    return f"{table.benchmark}, {table.split}{prompt} ({table.protocol})"
+
+
+def _heading(table: Table, metric: str) -> str:
+    scale = SCALES.get(metric, ("", 1.0))[0]
+    arrow = "↑" if table.higher_is_better[metric] else "↓"
+    return " ".join(part for part in (metric.replace("_", " "), scale, arrow) if part)
+
+
+def _method(row: Row) -> str:
+    return row.method if row.variant == "raw" else f"{row.method} ({row.variant})"
+
+
+def _grid(table: Table, intervals: bool, bold: str) -> tuple[list[str], list[list[str]]]:
+    header = ["method", *(_heading(table, metric) for metric in table.metrics), "n", "missing"]
+    best = {metric: table.best(metric) for metric in table.metrics}
+    lines = []
+    for row in table.rows:
+        cells = []
+        for metric in table.metrics:
+            text = _value(row.cells.get(metric), SCALES.get(metric, ("", 1.0))[1], intervals)
+            winner = not row.reference and metric in row.cells and row.cells[metric].mean == best[metric]
+            cells.append(bold.format(text) if winner else text)
+        missing = max((cell.missing for cell in row.cells.values()), default=0)
+        lines.append([_method(row), *cells, str(row.pictures - missing), str(missing)])
+    return header, lines
+
+
+def _value(cell: Cell | None, scale: float, intervals: bool) -> str:
+    if cell is None or math.isnan(cell.mean):
+        return "–"
+    if math.isinf(cell.mean):
+        return "∞"
+    text = f"{cell.mean * scale:.2f}"
+    if intervals and not math.isnan(cell.low):
+        text += f" [{cell.low * scale:.2f}, {cell.high * scale:.2f}]"
+    return text + (f" ({cell.infinite}x∞)" if cell.infinite else "")
+
+
+def _markdown(table: Table, intervals: bool) -> str:
+    header, lines = _grid(table, intervals, "**{}**")
+    references = {_method(row) for row in table.rows if row.reference}
+    body = [[f"_{line[0]}_" if line[0] in references else line[0], *line[1:]] for line in lines]
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    rows = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])
+    note = "\n\n_Slanted_: reference lines, which see the answer and are not ranked." if references else ""
+    return f"### {_title(table)}\n\n{rows}{note}"
+
+
+def _terminal(table: Table, intervals: bool) -> str:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    header, lines = _grid(table, intervals, "[bold green]{}[/]")
+    shown = RichTable(title=_title(table), caption="dim: reference lines, not ranked", title_justify="left")
+    for i, name in enumerate(header):
+        shown.add_column(name, justify="right" if i else "left", overflow="fold")
+    first_reference = next((i for i, row in enumerate(table.rows) if row.reference), len(lines))
+    for i, (line, row) in enumerate(zip(lines, table.rows, strict=True)):
+        shown.add_row(*line, style="dim" if row.reference else "", end_section=i == first_reference - 1)
+    console = Console()
+    with console.capture() as capture:
+        console.print(shown)
+    return capture.get()
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        ["benchmark", "split", "prompt_variant", "protocol", "method", "variant", "reference", "metric",
+         "higher_is_better", "mean", "low", "high", "n", "infinite", "missing"]
+    )  # fmt: skip
+    for table in tables:
+        for row in table.rows:
+            for metric, cell in row.cells.items():
+                values: list[Any] = [
+                    table.benchmark,
+                    table.split,
+                    table.prompt_variant,
+                    table.protocol,
+                    row.method,
+                    row.variant,
+                ]
+                writer.writerow(
+                    [*values, row.reference, metric, table.higher_is_better[metric], cell.mean, cell.low, cell.high,
+                     cell.n, cell.infinite, cell.missing]
+                )  # fmt: skip
+    return buffer.getvalue().rstrip("\n")
