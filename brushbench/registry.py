@@ -110,7 +110,7 @@ def resolve(kind: Kind, name: str) -> type[Any]:
 
 def option_names(cls: type[Any]) -> list[str]:
     """Return the option names a class takes: the parameters of its constructor."""
-    return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+    return list(inspect.signature(cls).parameters)
 
 
 def build(kind: Kind, spec: Spec, context: Mapping[str, Any] | None = None) -> Any:
@@ -135,7 +135,7 @@ def build(kind: Kind, spec: Spec, context: Mapping[str, Any] | None = None) -> A
     for key, value in (context or {}).items():
         if key in known:
             options.setdefault(key, value)
-    parameters = inspect.signature(cls.__init__).parameters
+    parameters = inspect.signature(cls).parameters
     missing = [key for key in known if key not in options and parameters[key].default is inspect.Parameter.empty]
     if missing:
         raise UsageError(f"{kind} {spec.name!r} needs {', '.join(missing)}: write {spec.name},{missing[0]}=VALUE.")

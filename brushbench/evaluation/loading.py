@@ -21,8 +21,8 @@ def load_benchmark(
 
     Args:
         name_or_path: a registered name with its options (``editbench,prompt=full``), ``module:Class``,
-            ``file.py:Class``, or a folder: one with a ``mapping_file.json`` is read in BrushBench's layout, any other as
-            pictures and masks.
+            ``file.py:Class``, or a folder (one with a ``mapping_file.json`` is BrushBench's layout, any other is
+            pictures and masks).
         split: ``all``, one name, or several.
         limit: how many pictures, in manifest order, for every split.
         **options: the loader's own, by name; an unknown one is refused.

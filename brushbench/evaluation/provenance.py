@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from brushbench import __version__
 from brushbench.config import SCHEMA_VERSION, RunConfig
 from brushbench.evaluation.generation import Source
 from brushbench.evaluation.plan import make_plan
@@ -37,8 +38,8 @@ def software() -> dict[str, str]:
     """Return the versions that pictures and scores may depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": sys.version.split()[0]}
-    for package in ("brushbench", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "pillow"):
+    found = {"python": sys.version.split()[0], "brushbench": __version__}
+    for package in ("torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "pillow"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
