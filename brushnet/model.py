@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -32,6 +33,8 @@ from diffusers.models.unets.unet_2d_blocks import (
 )
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
+
+from brushnet.checkpoints import check_keys, check_weights
 
 __all__ = ["BrushNetModel", "BrushNetOutput"]
 
@@ -263,6 +266,30 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         if self.config.global_pool_conditions:
             residuals = [residual.mean(dim=(2, 3), keepdim=True) for residual in residuals]
         return tuple(residuals[: len(down)]), residuals[len(down)], tuple(residuals[len(down) + 1 :])
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, **kwargs: Any) -> Any:
+        """Load a saved or published branch, as every diffusers model; see :func:`brushnet.checkpoints.load_brushnet`.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            **kwargs: those of :meth:`diffusers.ModelMixin.from_pretrained`.
+
+        Returns:
+            The branch, in evaluation mode; with ``output_loading_info=True`` a tuple of it and the loading report.
+
+        Raises:
+            OSError: nothing there.
+            ValueError: keys are missing, unexpected or of another shape (stock diffusers would leave such weights
+                random), or weights hold NaN or infinity.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        brushnet, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        what = str(pretrained_model_name_or_path)
+        mismatched = [key for key, *_ in info["mismatched_keys"]]
+        check_keys(what, info["missing_keys"], info["unexpected_keys"], mismatched)
+        check_weights(brushnet, what)
+        return (brushnet, info) if wants_info else brushnet
 
     @classmethod
     def from_unet(
