@@ -13,7 +13,7 @@ picture's own size, before any resizing, so that no hole pixel reaches the VAE.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ __all__ = [
     "hole_from_keep",
     "keep_from_white",
     "masked_pixels",
+    "picture_size",
+    "split_pictures",
     "vae_factor",
 ]
 
@@ -138,6 +140,21 @@ def encode_conditioning(
     return torch.cat([latents, keep], dim=1).to(parameter.dtype)
 
 
+def picture_size(image: Pictures, factor: int, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+    """Return the height and width to which pictures come: the given ones, or the first picture's, rounded down.
+
+    Args:
+        image: as in :func:`encode_conditioning`.
+        factor: pixels a latent spans.
+        height: pixels, or None.
+        width: pixels, or None.
+
+    Raises:
+        ValueError: a given side that is not a positive multiple of ``factor``, or a picture smaller than one.
+    """
+    return _target(split_pictures(image, "image"), "image", factor, height, width)
+
+
 def masked_pixels(
     image: Pictures, hole: Pictures, factor: int, height: int | None = None, width: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,27 +175,34 @@ def masked_pixels(
         TypeError: as :func:`encode_conditioning`.
         ValueError: as :func:`encode_conditioning`.
     """
-    for name, side in (("height", height), ("width", width)):
-        if side is not None and (side < factor or side % factor):
-            raise ValueError(f"Got {name}={side}; expected a positive multiple of {factor}, the VAE's factor.")
-    pictures, masks = _items(image, "image", (3,)), _items(hole, "mask", (1, 3))
+    pictures, masks = split_pictures(image, "image"), split_pictures(hole, "mask")
     if len(pictures) != len(masks) and 1 not in (len(pictures), len(masks)):
         raise ValueError(f"Got {len(pictures)} images and {len(masks)} masks; pass as many, or one for all.")
     processor = VaeImageProcessor(vae_scale_factor=factor, do_convert_rgb=True)
     count = max(len(pictures), len(masks))
     pairs = [(pictures[i % len(pictures)], masks[i % len(masks)]) for i in range(count)]
     masked = [_black_out(picture, mask, processor) for picture, mask in pairs]
-    pixels = _to_size(masked, processor, "image", height, width)
-    white = _to_size(masks, processor, "mask", height, width)
+    pixels = _to_size(masked, processor, "image", _target(masked, "image", factor, height, width))
+    white = _to_size(masks, processor, "mask", _target(masks, "mask", factor, height, width))
     return 2 * pixels - 1, keep_from_white(white)
 
 
-def _items(value: Pictures, name: str, channels: tuple[int, ...]) -> list[_Item]:
-    """Split any accepted form into single pictures: PIL as it is, everything else float32 (1, C, H, W) in 0..1."""
+def split_pictures(value: Pictures, name: Literal["image", "mask"]) -> list[PIL.Image.Image | torch.Tensor]:
+    """Split any accepted form into single pictures: PIL as it is, everything else float32 (1, C, H, W) in 0..1.
+
+    Args:
+        value: as in :func:`encode_conditioning`; what this function returned is accepted again.
+        name: ``"image"`` (three channels) or ``"mask"`` (one or three).
+
+    Raises:
+        TypeError: as :func:`encode_conditioning`.
+        ValueError: as :func:`encode_conditioning`.
+    """
+    channels = (3,) if name == "image" else (1, 3)
     if isinstance(value, list | tuple):
         if not value:
             raise ValueError(f"Got an empty list of {name}s; pass at least one.")
-        return [item for part in value for item in _items(part, name, channels)]
+        return [item for part in value for item in split_pictures(part, name)]
     if isinstance(value, PIL.Image.Image):
         return [value]
     if isinstance(value, np.ndarray):
@@ -229,15 +253,10 @@ def _from_tensor(value: torch.Tensor, name: str, channels: tuple[int, ...]) -> t
 
 def _black_out(picture: _Item, mask: _Item, processor: VaeImageProcessor) -> _Item:
     """Return the picture with its hole black, at the picture's own size: the mask comes to that size."""
-    if isinstance(picture, PIL.Image.Image):
-        size, device = (picture.height, picture.width), torch.device("cpu")
-    else:
-        size, device = (picture.shape[2], picture.shape[3]), picture.device
-    own_size = (mask.height, mask.width) if isinstance(mask, PIL.Image.Image) else tuple(mask.shape[2:])
-    resized = mask if own_size == size else processor.resize(mask, *size)
-    keep = keep_from_white(_unit(resized)).to(device)
+    size = _own_size(picture)
+    keep = keep_from_white(_unit(mask if _own_size(mask) == size else processor.resize(mask, *size)))
     if isinstance(picture, torch.Tensor):
-        return picture * keep
+        return picture * keep.to(picture.device)
     kept = np.asarray(picture.convert("RGB")) * keep[0, 0, :, :, None].numpy().astype(np.uint8)
     return PIL.Image.fromarray(kept)
 
@@ -250,18 +269,29 @@ def _unit(item: _Item) -> torch.Tensor:
     return torch.from_numpy(rgb).permute(2, 0, 1)[None]
 
 
-def _to_size(
-    items: list[_Item], processor: VaeImageProcessor, name: str, height: int | None, width: int | None
-) -> torch.Tensor:
+def _target(items: list[_Item], name: str, factor: int, height: int | None, width: int | None) -> tuple[int, int]:
+    """Return the size in pixels to which the first picture, and with it all, come."""
+    for side_name, side in (("height", height), ("width", width)):
+        if side is not None and (side < factor or side % factor):
+            raise ValueError(f"Got {side_name}={side}; expected a positive multiple of {factor}, the VAE's factor.")
+    own_height, own_width = _own_size(items[0])
+    size = (height or own_height - own_height % factor, width or own_width - own_width % factor)
+    if 0 in size:
+        raise ValueError(f"The {name} is {own_height}x{own_width} pixels; expected at least {factor} a side.")
+    return size
+
+
+def _own_size(item: _Item) -> tuple[int, int]:
+    """Return height and width in pixels."""
+    if isinstance(item, PIL.Image.Image):
+        return item.height, item.width
+    return item.shape[2], item.shape[3]
+
+
+def _to_size(items: list[_Item], processor: VaeImageProcessor, name: str, size: tuple[int, int]) -> torch.Tensor:
     """Bring pictures to one size as the published pipeline does, in 0..1: (N, C, H, W)."""
-    height, width = processor.get_default_height_width(items[0], height, width)
-    factor = processor.config.vae_scale_factor
-    if height < factor or width < factor:
-        raise ValueError(
-            f"The {name} comes to {height}x{width} pixels; expected at least {factor} a side: pass a larger one."
-        )
     try:
-        return torch.cat([_unit(processor.resize(item, height, width)) for item in items])
+        return torch.cat([_unit(processor.resize(item, *size)) for item in items])
     except RuntimeError as error:
         raise ValueError(
             f"The {name}s do not form one batch ({error}); pass them in one form and on one device."
