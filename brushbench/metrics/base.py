@@ -1,0 +1,238 @@
+"""What metrics have in common: the table of what they need, the checks of a call, the place where models are kept.
+
+Imports no torch. A metric is constructed as ``Cls(protocol="standard")``, one with a model as
+``Cls(protocol="standard", weights=None, device="auto", dtype="float32")``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from brushbench.errors import UnknownNameError, UsageError, WeightsError
+from brushbench.types import JSON, Picture, Region, Sample, Score, Unscored
+from brushbench.weights import Needs, WeightFile, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+
+    from brushbench.features import Features
+
+__all__ = ["NOTHING_KEPT", "BaseMetric", "ModelMetric", "Needs", "PublishedDefectWarning", "at_reference_size"]
+
+DTYPES = ("float32", "float16", "bfloat16")
+NOTHING_KEPT = Unscored("nothing kept: the hole is the whole picture")
+
+
+class PublishedDefectWarning(UserWarning):
+    """A defect of the published script is being reproduced on purpose, under ``brushnet-paper``."""
+
+
+class BaseMetric(ABC):
+    """A metric without weights.
+
+    Class attributes that ``brushbench list metrics`` shows without loading anything:
+
+    Attributes:
+        name: the column.
+        unit: of a score, empty where it has none.
+        higher_is_better: direction.
+        region: which pixels it judges.
+        protocols: those it has.
+        auto_protocols: those that are computed when none is named.
+        needs: the files it needs.
+        caveats: what a reader must know of a protocol, by its name.
+    """
+
+    name: str
+    unit: str = ""
+    higher_is_better: bool
+    region: Region
+    protocols: ClassVar[tuple[str, ...]] = ("standard",)
+    auto_protocols: ClassVar[tuple[str, ...]] = ("standard",)
+    needs: ClassVar[tuple[Needs, ...]] = ()
+    caveats: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, protocol: str = "standard") -> None:
+        """Choose the arithmetic.
+
+        Args:
+            protocol: one of ``protocols``.
+
+        Raises:
+            UsageError: a protocol that the metric does not have.
+        """
+        if protocol not in self.protocols:
+            raise UsageError(f"Metric {self.name!r} has no protocol {protocol!r}. It has {', '.join(self.protocols)}.")
+        self.protocol = protocol
+
+    @classmethod
+    def available(cls, weights: str | Path | None = None) -> str | None:
+        """Return ``None`` if every needed file is here, else the reason and the way to get it. Loads nothing."""
+        for needs in cls.needs:
+            try:
+                resolve(weights, needs)
+            except WeightsError as error:
+                return str(error)
+        return None
+
+    def describe(self) -> Mapping[str, JSON]:
+        """Return settings and weight SHA-256: the column's identity."""
+        return {
+            "metric": self.name,
+            "protocol": self.protocol,
+            "unit": self.unit,
+            "higher_is_better": self.higher_is_better,
+        }
+
+    def __call__(
+        self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None = None
+    ) -> list[Score]:
+        """Score each picture against its sample.
+
+        Args:
+            pictures: uint8 (H, W, 3) RGB; sizes may differ within a call.
+            samples: one a picture, in the same order.
+            features: shared with other metrics and earlier calls; without it the metric keeps its own.
+
+        Returns:
+            One float or ``Unscored`` a picture, in order.
+
+        Raises:
+            UsageError: not one sample a picture.
+        """
+        if len(pictures) != len(samples):
+            raise UsageError(
+                f"{self.name} got {len(pictures)} pictures and {len(samples)} samples, expected one sample a picture."
+            )
+        scores: list[Score] = [
+            self._fault(p, s) or Unscored("not computed") for p, s in zip(pictures, samples, strict=True)
+        ]
+        good = [i for i, (p, s) in enumerate(zip(pictures, samples, strict=True)) if self._fault(p, s) is None]
+        if good:
+            computed = self._score([pictures[i] for i in good], [samples[i] for i in good], features)
+            for i, score in zip(good, computed, strict=True):
+                scores[i] = score if isinstance(score, Unscored) else _checked(score)
+        return scores
+
+    def _fault(self, picture: Picture, sample: Sample) -> Unscored | None:  # noqa: ARG002  overridden where the sample matters
+        """Return why a picture cannot be judged at all."""
+        if (
+            not isinstance(picture, np.ndarray)
+            or picture.dtype != np.uint8
+            or picture.ndim != 3
+            or picture.shape[2] != 3
+        ):
+            got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+            return Unscored(f"the picture is {got}, expected uint8 (H, W, 3)")
+        return Unscored("the picture is empty") if 0 in picture.shape else None
+
+    @abstractmethod
+    def _score(
+        self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None
+    ) -> Sequence[Score]:
+        """Score pictures that passed the checks."""
+
+
+def _checked(score: float) -> Score:
+    return Unscored("the score is not a number") if math.isnan(score) else float(score)
+
+
+def at_reference_size(picture: Picture, sample: Sample, protocol: str) -> Picture | Unscored:
+    """Return the picture at the size of its reference, for metrics that compare pixel with pixel.
+
+    The published script resizes what it reads (evaluate_brushnet.py, Pillow's default: bicubic), so ``brushnet-paper``
+    does; ``standard`` refuses, because a resized picture is not what the method made.
+    """
+    height, width = sample.image.shape[:2]
+    if picture.shape[:2] == (height, width):
+        return picture
+    if protocol != "brushnet-paper":
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        return Unscored(f"the picture is {size}, the reference {width}x{height}")
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+
+
+class ModelMetric(BaseMetric):
+    """A metric that needs weights; resolved and checked when it is constructed, loaded at the first call."""
+
+    def __init__(
+        self,
+        protocol: str = "standard",
+        weights: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+    ) -> None:
+        """Find the weights and check every key and shape, without loading the model.
+
+        Args:
+            protocol: one of ``protocols``.
+            weights: a file, a folder, a hub id, ``"tiny"``, or ``None`` for the local caches.
+            device: ``auto`` takes CUDA if it is there, else the CPU.
+            dtype: ``float32``, ``float16`` or ``bfloat16``, of the model; scores accumulate in float64.
+
+        Raises:
+            UsageError: a protocol, device or dtype that does not exist.
+            MissingWeightsError: the weights are not here; says how to get them.
+            WeightsError: they are here but are not those of this model.
+        """
+        super().__init__(protocol)
+        if dtype not in DTYPES:
+            raise UnknownNameError("dtype", dtype, DTYPES)
+        self.dtype = dtype
+        self.weights: WeightFile = resolve(weights, self.needs[0])
+        self.device = _device(device)
+        self._own: Features | None = None
+        self._warned: set[str] = set()
+
+    def describe(self) -> Mapping[str, JSON]:
+        """Return settings and weight SHA-256: the column's identity."""
+        return {**super().describe(), "dtype": self.dtype, "weights": self.weights.describe()}
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The model's dtype as torch knows it."""
+        import torch
+
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+    def _features(self, features: Features | None) -> Features:
+        """Return what was passed, or a store of the metric's own."""
+        from brushbench.features import Features
+
+        if features is not None:
+            return features
+        if self._own is None:
+            self._own = Features()
+        return self._own
+
+    def _warn_once(self, text: str) -> None:
+        """Warn of a reproduced defect, once for each metric and text."""
+        import warnings
+
+        if text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(f"{self.name} under {self.protocol}: {text}", PublishedDefectWarning, stacklevel=4)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"There is no device {name!r}. Write auto, cpu, cuda or cuda:1.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device={name!r} asks for CUDA, and torch sees no CUDA device. Write auto or cpu.")
+    return device
