@@ -73,15 +73,13 @@ class ScoreRow:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all: temporary file, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # No process id in the name: what a killed process left behind is written over by the next one.
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -275,7 +273,8 @@ class RunFolder:
             replaced = set(zip(new["metric"], new["protocol"], strict=True))
             kept = old[[pair not in replaced for pair in zip(old["metric"], old["protocol"], strict=True)]]
             table = pd.concat([frame for frame in (kept, new) if len(frame)] or [new], ignore_index=True)
-            order = ["metric", "protocol"]
+            # Stable, so that inside a variant the plan's order stays, whatever the size of its batches.
+            order = ["metric", "protocol", "variant"]
             self._write_scores(table.sort_values(order, kind="stable", ignore_index=True))
             for file in files:
                 file.unlink()

@@ -1,0 +1,103 @@
+"""Must show: kill -9 at several counts of pictures on disk, then the same command, gives byte-equal results."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOYS = Path(__file__).with_name("toys.py")
+
+
+def command(data: Path, out: Path, *more: str) -> list[str]:
+    model = ["--model", f"{TOYS}:Slow", "--name", "noise", "--batch-size", "2"]
+    where = ["--bench", "brushbench", "--data", str(data), "--out", str(out)]
+    return [sys.executable, "-m", "brushbench", "eval", *model, *where, "--metrics", "psnr,mse", *more]
+
+
+def environment(seconds: float = 0.0) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "TOY_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
+
+
+def run(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*args), env=environment(), capture_output=True, text=True, check=True)
+
+
+def contents(run_folder: Path) -> dict[str, str]:
+    """SHA-256 of everything that byte-equality covers."""
+    left_out = {"timing.jsonl"}
+    files = [f for f in sorted(run_folder.rglob("*")) if f.is_file() and f.name not in left_out and "locks" not in f.parts]
+    return {str(f.relative_to(run_folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("toys", TOYS)
+    assert spec and spec.loader
+    toys = module_from_spec(spec)
+    spec.loader.exec_module(toys)
+    return toys.write_benchmark(tmp_path_factory.mktemp("data") / "BrushBench")
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("whole")
+    run(data, out)
+    found = contents(out / "noise")
+    assert sum(name.startswith("pictures/") for name in found) == 15
+    assert "scores.parquet" in found
+    return found
+
+
+@pytest.mark.parametrize("pictures", [1, 4, 9])
+def test_kill_9_then_the_same_command_is_byte_equal(
+    pictures: int, data: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    process = subprocess.Popen(command(data, tmp_path), env=environment(0.15), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("noise/pictures/*/*/*.png"))) < pictures:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "noise" / "scores.parquet").exists()
+    run(data, tmp_path)
+    assert contents(tmp_path / "noise") == whole
+
+
+def test_two_shards_equal_the_whole(data: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    shards = [subprocess.Popen(command(data, tmp_path, "--shard", f"{i}/2"), env=environment()) for i in (1, 2)]
+    assert [shard.wait(120) for shard in shards] == [0, 0]
+    assert contents(tmp_path / "noise") == whole
+
+
+def test_a_shard_that_is_being_worked_on_is_refused(data: Path, tmp_path: Path) -> None:
+    from brushbench.store import RunFolder
+
+    run(data, tmp_path)
+    with RunFolder(tmp_path / "noise").lock("shard-1-of-1"):
+        second = subprocess.run(command(data, tmp_path), env=environment(), capture_output=True, text=True, check=False)
+    assert second.returncode == 3
+    assert "--shard i/n" in second.stderr
+
+
+def test_other_settings_in_the_same_folder_are_refused_with_the_difference(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path)
+    before = contents(tmp_path / "noise")
+    more = [*command(data, tmp_path, "--seed", "5", "--limit", "2")]
+    second = subprocess.run(more, env=environment(), capture_output=True, text=True, check=False)
+    assert second.returncode == 3
+    assert "config.seed: 1234 -> 5" in second.stderr
+    assert "config.limit: null -> 2" in second.stderr
+    assert "--out" in second.stderr
+    assert contents(tmp_path / "noise") == before
