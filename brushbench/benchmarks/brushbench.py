@@ -41,6 +41,7 @@ __all__ = ["BrushBench", "caption_of", "extra_fields", "find_mapping", "picture_
 MAPPING_NAMES = ("mapping_file.json", "mapping_file_list.json")
 FOLDER_NAMES = ("BrushBench", "BrushDench")  # the second is the spelling of the published README
 HOLE_KEYS: Mapping[str, str] = {"inside": "inpainting_mask", "outside": "outpainting_mask", "brush": "brush_mask"}
+PUBLISHED_SIDE = 512
 HOW_TO_GET = "BrushBench is given out on request at https://forms.gle/9TgMZ8tm49UYsZ9s5"
 
 
@@ -101,6 +102,24 @@ def find_mapping(root: Path, folder_names: tuple[str, ...] = FOLDER_NAMES, how_t
         f"No benchmark at {root}: {there}, nor does a {' or '.join(folder_names)} in it. {how_to_get}; "
         "a plain folder of pictures and masks is the benchmark 'folder'."
     )
+
+
+class _OutsideHole(RLEHole):
+    """An outside hole, which tells the size it was written for.
+
+    A background reaches the last pixel. One that ends on the last pixel of the published size, in a larger picture,
+    was not written for that picture: every run would be in range and in the wrong place.
+    """
+
+    def check(self, height: int, width: int) -> None:
+        super().check(height, width)
+        end = max(start + length - 1 for start, length in zip(self.pairs[::2], self.pairs[1::2], strict=True))
+        if end == PUBLISHED_SIDE**2 < height * width:
+            raise UnusableError(
+                f"{self.key} is written for {PUBLISHED_SIDE} x {PUBLISHED_SIDE}, the picture is {height} x {width} "
+                "(height x width)",
+                f"Bring the picture to {PUBLISHED_SIDE} x {PUBLISHED_SIDE}",
+            )
 
 
 class _Object(dict[str, Any]):
@@ -192,7 +211,8 @@ def _record(mapping: Path, name: str, entry: Mapping[str, Any], wanted: tuple[st
     for split in wanted:
         key = HOLE_KEYS[split]
         if entry.get(key) is not None:
-            holes[split] = RLEHole(entry[key], "brushbench", key)
+            hole = _OutsideHole if split == "outside" else RLEHole
+            holes[split] = hole(entry[key], "brushbench", key)
         elif split == "brush":
             holes[split] = BrushHole(name)
         else:

@@ -32,6 +32,7 @@ from brushbench.benchmarks.base import (
     MaskFile,
     Record,
     UnusableError,
+    chosen_splits,
     described,
 )
 from brushbench.errors import DataError
@@ -71,6 +72,7 @@ class Folder(LazyBenchmark):
             BadRecordError: a picture has no caption or no mask, or is bad, and ``skip_bad`` is off.
             UnknownNameError: no such split.
         """
+        chosen_splits(holes, SPLITS)
         root = Path(root).expanduser()
         pictures = _pictures(root)
         captions = _captions(root)
@@ -113,6 +115,8 @@ def _mask_folders(root: Path, flat: str) -> dict[str, Path]:
                 "Move the masks into one of inside/, outside/, brush/."
             )
         folders[flat] = masks
+    if masks.is_dir() and not folders:
+        raise DataError(f"{masks} holds no mask. Put masks there, or remove it to use seeded brush holes.")
     return folders
 
 
