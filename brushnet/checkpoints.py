@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PUBLISHED_CONFIGS", "check_keys", "check_weights", "load_brushnet"]
 
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
 # What the released config.json of each family says beyond BrushNetModel's defaults.
 PUBLISHED_CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "SD 1.5": {},
@@ -83,9 +85,12 @@ def load_brushnet(
     if path.is_dir():
         path, variant = _look_into(path / (subfolder or ""), variant)
         source, subfolder = path, None
+    elif not path.is_file() and (path.is_absolute() or path.suffix in SUFFIXES or len(path.parts) > 2):
+        raise OSError(f"There is neither a file nor a folder {path}; expected one, or a hub id (owner/name).")
+
     model: BrushNetModel
     if path.is_file():
-        model = _load_file(path)
+        model = _load_file(path, dtype)
     else:
         model = BrushNetModel.from_pretrained(
             str(source),
@@ -95,8 +100,9 @@ def load_brushnet(
             torch_dtype=dtype,
             local_files_only=local_files_only,
         )
-    model.to(device=device, dtype=dtype)
-    return model.eval()
+    model.to(device=device)
+    model.eval()
+    return model
 
 
 def check_keys(
@@ -162,7 +168,7 @@ def _look_into(folder: Path, variant: str | None) -> tuple[Path, str | None]:
     return folder, variant
 
 
-def _load_file(path: Path) -> BrushNetModel:
+def _load_file(path: Path, dtype: torch.dtype) -> BrushNetModel:
     """Load one file of weights with the configuration that lies beside it, or a published one."""
     from brushnet.model import BrushNetModel
 
@@ -181,7 +187,7 @@ def _load_file(path: Path) -> BrushNetModel:
         weights.keys() - expected.keys(),
         {name for name in both if weights[name].shape != expected[name].shape},
     )
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, assign=True)
     check_weights(model, str(path))
     return model
 
@@ -193,7 +199,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise OSError(f"{path} cannot be read as a file of weights alone: {error}") from error
+        raise OSError(
+            f"{path} is damaged, or holds more than weights: a pickle that could run code is not opened. Use a "
+            ".safetensors file."
+        ) from error
     return weights
 
 

@@ -284,8 +284,14 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
                 random), or weights hold NaN or infinity.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        brushnet, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         what = str(pretrained_model_name_or_path)
+        try:
+            brushnet, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        except (ValueError, RuntimeError) as error:
+            if "shape" not in str(error):
+                raise
+            problem = str(error).partition(" If you want")[0]  # stock advice: leave such weights random
+            raise ValueError(f"{what} does not hold the weights of this BrushNet branch: {problem}") from error
         mismatched = [key for key, *_ in info["mismatched_keys"]]
         check_keys(what, info["missing_keys"], info["unexpected_keys"], mismatched)
         check_weights(brushnet, what)
