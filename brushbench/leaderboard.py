@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -124,15 +124,15 @@ def _rows(run: Run, protocol: str) -> dict[tuple[str, str], list[Row]]:
     """Return a run's rows by (split, prompt variant)."""
     summary = run.summary()
     summary = summary[summary["protocol"] == protocol]
+    cells: dict[tuple[str, str, str], dict[str, Cell]] = {}
+    for record in summary.to_dict("records"):
+        key = (record["split"], record["prompt_variant"], record["variant"])
+        cells.setdefault(key, {})[record["metric"]] = Cell(**{field.name: record[field.name] for field in fields(Cell)})
     rows: dict[tuple[str, str], list[Row]] = {}
-    for (split, prompt_variant, variant), group in summary.groupby(["split", "prompt_variant", "variant"], sort=False):
-        cells = {
-            r.metric: Cell(r.mean, r.low, r.high, int(r.n), int(r.infinite), int(r.missing)) for r in group.itertuples()
-        }
-        pictures = max(cell.n + cell.missing for cell in cells.values())
-        rows.setdefault((split, prompt_variant), []).append(
-            Row(run.config.name, variant, run.is_reference, pictures, cells)
-        )
+    for (split, prompt_variant, variant), found in cells.items():
+        pictures = max(cell.n + cell.missing for cell in found.values())
+        row = Row(run.config.name, variant, run.is_reference, pictures, found)
+        rows.setdefault((split, prompt_variant), []).append(row)
     return rows
 
 

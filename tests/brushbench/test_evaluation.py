@@ -72,7 +72,9 @@ def test_the_answer_does_not_leak(data: Path) -> None:
     request = sample.request(1)
     assert (request.image[sample.hole] == 127).all()
     assert (request.image[sample.keep] == sample.image[sample.keep]).all()
-    other = type(sample)(**{**vars(sample), "image": np.where(sample.hole[..., None], 255 - sample.image, sample.image)})
+    other = type(sample)(
+        **{**vars(sample), "image": np.where(sample.hole[..., None], 255 - sample.image, sample.image)}
+    )
     assert (other.request(1).image == request.image).all()
 
 

@@ -33,7 +33,9 @@ def run(*args: object) -> subprocess.CompletedProcess[str]:
 def contents(run_folder: Path) -> dict[str, str]:
     """SHA-256 of everything that byte-equality covers."""
     left_out = {"timing.jsonl"}
-    files = [f for f in sorted(run_folder.rglob("*")) if f.is_file() and f.name not in left_out and "locks" not in f.parts]
+    files = [
+        f for f in sorted(run_folder.rglob("*")) if f.is_file() and f.name not in left_out and "locks" not in f.parts
+    ]
     return {str(f.relative_to(run_folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 

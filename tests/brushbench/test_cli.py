@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "torchvision", "diffusers", "transformers")
+
+
+def brushbench(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "brushbench", *args]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def imported_by(*args: str) -> set[str]:
+    """Top-level modules that a command has imported when it ends."""
+    code = (
+        "import sys, json\nfrom brushbench import cli\nsys.argv = ['brushbench', *json.loads(sys.argv[1])]\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(args)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    done = brushbench(
+        *("eval", "-m", "telea", "-m", "jpeg", "--bench", "photos", "--limit", "1", "--split", "inside"),
+        *("--metrics", "psnr,ssim", "--out", str(out)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "photos, inside (standard)" in done.stdout
+    assert "telea: 1 planned, 1 ok" in done.stderr
+    return out
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    """Must show: `brushbench --help` at most 0.5 s, no torch imported."""
+    assert not imported_by("--help") & {*HEAVY, "pandas"}
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = brushbench("--help")
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0
+        assert "leaderboard" in done.stdout
+    print(f"brushbench --help: {min(seconds):.2f} s, best of {len(seconds)}")
+    assert min(seconds) <= 0.5
+
+
+def test_leaderboard_imports_no_torch(run: Path) -> None:
+    """Must show: `leaderboard` likewise without torch."""
+    assert not imported_by("leaderboard", str(run)) & set(HEAVY)
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "csv", "json"])
+def test_leaderboard_in_every_format(form: str, run: Path) -> None:
+    done = brushbench("leaderboard", str(run), "--format", form)
+    assert done.returncode == 0, done.stderr
+    assert "telea" in done.stdout
+    if form == "json":
+        table = json.loads(done.stdout)[0]
+        assert [row["method"] for row in table["rows"]] == ["telea", "jpeg"]  # reference lines come last
+        assert table["rows"][1]["reference"]
+
+
+def test_protocols_never_share_a_table(run: Path) -> None:
+    done = brushbench("leaderboard", str(run), "--format", "json", "--protocol", "brushnet-paper")
+    tables = json.loads(done.stdout)
+    assert {t["protocol"] for t in tables} == {"brushnet-paper"}
+    assert {m for t in tables for m in t["metrics"]} == {"psnr"}
+
+
+@pytest.mark.parametrize("what", ["models", "metrics", "benchmarks"])
+def test_list(what: str) -> None:
+    done = brushbench("list", what)
+    assert done.returncode == 0, done.stderr
+    assert {"models": "telea", "metrics": "psnr", "benchmarks": "photos"}[what] in done.stdout
+
+
+def test_doctor_finds_this_installation_healthy() -> None:
+    done = brushbench("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "benchmark photos" in done.stdout
+    assert "BROKEN" not in done.stdout
+
+
+def test_inpaint_repaints_the_hole_and_nothing_else(tmp_path: Path) -> None:
+    picture = np.full((40, 60, 3), 200, dtype=np.uint8)
+    picture[10:20, 10:30] = 0
+    hole = np.zeros((40, 60), dtype=np.uint8)
+    hole[8:22, 8:32] = 255
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    Image.fromarray(hole).save(tmp_path / "m.png")
+    done = brushbench("inpaint", "p.png", "m.png", "a wall", "-o", "o.png", "--model", "telea", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = np.asarray(Image.open(tmp_path / "o.png"))
+    assert np.abs(result.astype(int) - 200).max() <= 1
+
+
+def test_data_preview_draws_a_row_a_picture(tmp_path: Path) -> None:
+    done = brushbench("data", "preview", "photos", "--limit", "2", "-o", str(tmp_path / "sheet.png"))
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "sheet.png").size == (3 * 192, 2 * 192)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["eval", "-m", "telae"], "Did you mean 'telea'?"),
+        (["eval", "-m", "telea,radios=3"], "Did you mean 'radius'?"),
+        (["eval", "-m", "telea,radius=wide"], "radius='wide'"),
+        (["eval", "-m", "telea", "-m", "telea"], "Tell them apart with --name"),
+        (["eval", "-m", "telea", "--bench", "fotos"], "Did you mean 'photos'?"),
+        (["eval", "-m", "telea", "--metrics", "psrn"], "Did you mean 'psnr'?"),
+        (["eval", "-m", "telea", "--shard", "3/2"], "The first of two shards is 1/2"),
+        (["eval", "-m", "telea", "--weights", "lpips"], "METRIC=PATH"),
+        (["eval", "-m", "telea", "--name", "a", "--name", "b"], "2 --name for 1 --model"),
+        (["eval", "-m", "telea", "--mdoel", "x"], "No such option"),
+        (["leaderboard", ".", "--format", "html"], "No format 'html'"),
+        (["leaderboard", ".", "--protocol", "paper"], "No protocol 'paper'"),
+        (["list", "model"], "Did you mean 'models'?"),
+        (["score"], "Name either a run's folder or --images DIR"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_exit_code_2(args: list[str], sentence: str, run: Path) -> None:
+    done = brushbench(*args, cwd=run)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_without_a_run_is_exit_code_3(tmp_path: Path) -> None:
+    done = brushbench("leaderboard", str(tmp_path))
+    assert done.returncode == 3
+    assert "holds no run" in done.stderr

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from brushbench.errors import RunError, UsageError
+from brushbench.leaderboard import make_tables, open_runs, render
+from brushbench.store import COLUMNS, RunFolder, ScoreRow
+
+
+def write_run(
+    folder: Path, name: str, scores: dict[str, list[float | None]], *, data: str = "a", reference: bool = False
+) -> None:
+    """Write a run's folder by hand: one split, one variant, one row a score."""
+    run = RunFolder(folder)
+    capabilities = {"needs_reference": reference, "background": "free"}
+    config = {"name": name, "model": name, "benchmark": "toy"}
+    plan = {"batches": 1, "pictures": 3, "keys_sha256": "k"}
+    run.begin({"schema": 1, "config": config, "benchmark": {"name": "toy", "sha256": data}, "plan": plan,
+               "capabilities": capabilities})  # fmt: skip
+    for metric, values in scores.items():
+        rows = [
+            ScoreRow(str(i), "inside", "caption", 0, "raw", metric, "standard", v, "" if v is not None else "failed: x")
+            for i, v in enumerate(values)
+        ]
+        run.commit_scores(f"{metric}@standard-x", 0, rows)
+        run.merge(f"{metric}@standard-x")
+        run.record_metric(f"{metric}@standard", {"higher_is_better": metric == "psnr"})
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    write_run(tmp_path / "a", "a", {"psnr": [20.0, 22.0, None], "mse": [0.01, 0.02, None]})
+    write_run(tmp_path / "b", "b", {"psnr": [30.0, math.inf, 26.0], "mse": [0.03, 0.0, 0.03]})
+    write_run(tmp_path / "truth", "truth", {"psnr": [math.inf] * 3, "mse": [0.0] * 3}, reference=True)
+    return tmp_path
+
+
+def test_cells_are_means_of_what_there_is_with_what_there_is_not(runs: Path) -> None:
+    (table,) = make_tables(open_runs([runs]))
+    cells = {row.method: row.cells["psnr"] for row in table.rows}
+    assert (cells["a"].mean, cells["a"].n, cells["a"].missing) == (21.0, 2, 1)
+    assert (cells["b"].mean, cells["b"].n, cells["b"].infinite) == (28.0, 3, 1)
+    assert math.isinf(cells["truth"].mean)
+
+
+def test_reference_lines_come_last_and_are_never_ranked(runs: Path) -> None:
+    (table,) = make_tables(open_runs([runs]))
+    assert [row.method for row in table.rows] == ["a", "b", "truth"]
+    assert table.best("psnr") == 28.0
+    assert table.best("mse") == pytest.approx(0.015)
+    text = render([table], "markdown")
+    assert "**28.00 (1x∞)**" in text
+    assert "**15.00**" in text  # MSE x10³, and lower is better
+    assert "| _truth_ | ∞ | 0.00 |" in text
+
+
+def test_the_heading_says_scale_and_direction(runs: Path) -> None:
+    text = render(make_tables(open_runs([runs])), "markdown")
+    assert "| method | psnr ↑ | mse x10³ ↓ | n | missing |" in text
+    assert "toy, inside (standard)" in text
+
+
+def test_runs_on_other_data_get_a_table_of_their_own(runs: Path) -> None:
+    write_run(runs / "c", "c", {"psnr": [1.0, 2.0, 3.0]}, data="b")
+    tables = make_tables(open_runs([runs]))
+    assert [[row.method for row in table.rows] for table in tables] == [["a", "b", "truth"], ["c"]]
+
+
+def test_two_runs_of_one_name_are_refused(runs: Path) -> None:
+    write_run(runs / "again", "a", {"psnr": [1.0, 2.0, 3.0]})
+    with pytest.raises(RunError, match="named 'a'"):
+        make_tables(open_runs([runs]))
+
+
+def test_json_and_csv_carry_unscaled_values_and_counts(runs: Path) -> None:
+    tables = make_tables(open_runs([runs]))
+    cell = json.loads(render(tables, "json"))[0]["rows"][0]["cells"]["mse"]
+    assert cell["mean"] == pytest.approx(0.015)
+    assert cell["missing"] == 1
+    lines = render(tables, "csv").splitlines()
+    assert len(lines) == 1 + 3 * 2
+    assert lines[0].startswith("benchmark,split,prompt_variant,protocol,method,variant,reference,metric")
+
+
+def test_intervals_are_shown_where_eight_scores_carry_them(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "a", {"psnr": [float(i) for i in range(10)]})
+    assert "4.50 [" in render(make_tables(open_runs([tmp_path])), "markdown", intervals=True)
+
+
+def test_a_stranger_s_folder_and_a_wrong_format_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no run"):
+        open_runs([tmp_path])
+    with pytest.raises(UsageError, match="No format"):
+        render([], "html")
+
+
+def test_an_unscored_run_has_the_columns_and_no_rows(tmp_path: Path) -> None:
+    assert list(RunFolder(tmp_path).scores().columns) == list(COLUMNS)
