@@ -22,7 +22,8 @@ PIXEL = "psnr,mse@standard,ssim"
 
 def load_toys() -> ModuleType:
     spec = spec_from_file_location("toys", Path(__file__).with_name("toys.py"))
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

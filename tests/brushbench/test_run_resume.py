@@ -44,7 +44,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from importlib.util import module_from_spec, spec_from_file_location
 
     spec = spec_from_file_location("toys", TOYS)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     toys = module_from_spec(spec)
     spec.loader.exec_module(toys)
     return toys.write_benchmark(tmp_path_factory.mktemp("data") / "BrushBench")
