@@ -89,7 +89,13 @@ def naive_denoise(
         active = not (i / count < start or (i + 1) / count > end)
         sample = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, t)
         down, mid, up = brushnet(
-            sample, t, cond, conditioning_scale=scale * active, added_cond_kwargs=added, guess_mode=guess, return_dict=False
+            sample,
+            t,
+            cond,
+            conditioning_scale=scale * active,
+            added_cond_kwargs=added,
+            guess_mode=guess,
+            return_dict=False,
         )
         if guess and guided:
             for residual in (*down, mid, *up):
