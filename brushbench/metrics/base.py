@@ -18,13 +18,21 @@ from brushbench.types import JSON, Picture, Region, Sample, Score, Unscored
 from brushbench.weights import Needs, WeightFile, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
     from brushbench.features import Features
 
-__all__ = ["NOTHING_KEPT", "BaseMetric", "ModelMetric", "Needs", "PublishedDefectWarning", "at_reference_size"]
+__all__ = [
+    "NOTHING_KEPT",
+    "BaseMetric",
+    "ModelMetric",
+    "Needs",
+    "PublishedDefectWarning",
+    "at_reference_size",
+    "in_groups",
+]
 
 DTYPES = ("float32", "float16", "bfloat16")
 NOTHING_KEPT = Unscored("nothing kept: the hole is the whole picture")
@@ -192,6 +200,15 @@ class ModelMetric(BaseMetric):
         self.device = _device(device)
         self._own: Features | None = None
         self._warned: set[str] = set()
+        self._cut: set[str] = set()
+
+    @property
+    def truncated(self) -> int:
+        """How many different captions were too long for the model and were cut."""
+        return len(self._cut)
+
+    def _count_cut(self, prompt: str) -> None:
+        self._cut.add(prompt)
 
     def describe(self) -> Mapping[str, JSON]:
         """Return settings and weight SHA-256: the column's identity."""
@@ -222,6 +239,19 @@ class ModelMetric(BaseMetric):
         if text not in self._warned:
             self._warned.add(text)
             warnings.warn(f"{self.name} under {self.protocol}: {text}", PublishedDefectWarning, stacklevel=4)
+
+
+def in_groups(pictures: Sequence[Picture], limit: int = 16) -> Iterator[list[int]]:
+    """Yield the indexes of pictures in batches of equal size, at most ``limit`` each.
+
+    What a model sees of pictures of one size is either equal for two metrics or is not, so whole batches are shared.
+    """
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        by_size.setdefault(picture.shape, []).append(index)
+    for indexes in by_size.values():
+        for start in range(0, len(indexes), limit):
+            yield indexes[start : start + limit]
 
 
 def _device(name: str) -> torch.device:

@@ -1,0 +1,82 @@
+"""CLIP similarity of picture and caption."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from brushbench.metrics.base import ModelMetric, Needs
+from brushbench.metrics.clip_model import (
+    CLIP_VIT_L14,
+    PUBLISHED,
+    ClipBackbone,
+    cropped,
+    transformers_ids,
+    unit,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from brushbench.features import Features
+    from brushbench.types import Picture, Region, Sample, Score
+
+__all__ = ["ClipScore"]
+
+
+class ClipScore(ModelMetric):
+    """max(100 cos(picture, caption), 0) under CLIP ViT-L/14 of OpenAI: CLIPScore as torchmetrics 1.9 computes it.
+
+    The whole picture, shortest side to 224 (Pillow's bicubic), centre crop. Both protocols differ only where a caption
+    is longer than 77 tokens: ``standard`` keeps its end token; ``brushnet-paper`` slices it off as the published
+    script does, so that all such captions count as one and the same text.
+    """
+
+    name = "clip_score"
+    higher_is_better = True
+    region: Region = "whole"
+    protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
+    auto_protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
+    needs: ClassVar[tuple[Needs, ...]] = (CLIP_VIT_L14,)
+    caveats: ClassVar[Mapping[str, str]] = {
+        "standard": "judges the kept pixels too",
+        "brushnet-paper": "judges the kept pixels too; all captions over 77 tokens count as one",
+    }
+
+    def __init__(
+        self,
+        protocol: str = "standard",
+        weights: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+    ) -> None:
+        """Find and check CLIP: see :class:`ModelMetric`."""
+        super().__init__(protocol, weights, device, dtype)
+        self._clip = ClipBackbone(self.weights, PUBLISHED, CLIP_VIT_L14.what, self.device, self.torch_dtype)
+
+    def _score(
+        self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None
+    ) -> Sequence[Score]:
+        store = self._features(features)
+        images = unit(self._clip.pictures(store, pictures, self._pixels))
+        texts = unit(np.stack([self._clip.text(store, self._ids(sample.prompt)) for sample in samples]))
+        return [max(100 * float(cosine), 0.0) for cosine in (images * texts).sum(axis=1)]
+
+    def _pixels(self, picture: Picture) -> npt.NDArray[np.float32]:
+        return cropped(picture, self._clip.side, "down")
+
+    def _ids(self, prompt: str) -> list[int]:
+        published = self.protocol == "brushnet-paper"
+        ids, cut = transformers_ids(prompt, self._clip.context, keep_end=not published)
+        if cut:
+            self._count_cut(prompt)
+        if cut and published:
+            self._warn_once(
+                f"a caption of more than {self._clip.context} tokens loses its end token, as in the published script, "
+                "so all such captions get the same embedding; the standard protocol keeps it"
+            )
+        return ids

@@ -1,0 +1,78 @@
+"""CLIP similarity of the repainted region alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from brushbench.metrics.clip import ClipScore
+from brushbench.types import Unscored
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from brushbench.features import Features
+    from brushbench.types import Hole, Picture, Region, Sample, Score
+
+__all__ = ["ClipScoreCrop", "hole_box"]
+
+
+def hole_box(hole: Hole) -> tuple[slice, slice] | None:
+    """Return the rows and columns of the hole's box, made square as far as the picture allows.
+
+    Args:
+        hole: bool (H, W), True = repaint.
+
+    Returns:
+        Slices that hold every hole pixel, the shorter side of the tight box widened evenly to the longer one and
+        shifted to stay inside; ``None`` without a hole.
+    """
+    rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
+    if not rows.size:
+        return None
+    side = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    return _widened(rows, side, hole.shape[0]), _widened(columns, side, hole.shape[1])
+
+
+def _widened(taken: np.ndarray[tuple[int], np.dtype[np.intp]], side: int, limit: int) -> slice:
+    """Return ``side`` positions around the taken ones, inside 0..limit."""
+    length = min(side, limit)
+    start = (int(taken[0]) + int(taken[-1]) + 1 - length) // 2
+    start = min(max(start, 0), limit - length)
+    return slice(start, start + length)
+
+
+class ClipScoreCrop(ClipScore):
+    """CLIP similarity (see :class:`brushbench.metrics.clip.ClipScore`) of the hole's box and the whole caption.
+
+    With large kept areas the whole-picture score hides what a method did. The box is square where the picture allows,
+    so that CLIP's centre crop loses nothing. Not published, so ``standard`` only.
+    """
+
+    name = "clip_score_crop"
+    region: Region = "hole"
+    protocols: ClassVar[tuple[str, ...]] = ("standard",)
+    auto_protocols: ClassVar[tuple[str, ...]] = ("standard",)
+    caveats: ClassVar[Mapping[str, str]] = {
+        "standard": "the caption speaks of the whole picture, the crop shows the hole's box"
+    }
+
+    def _score(
+        self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None
+    ) -> Sequence[Score]:
+        scores: list[Score] = [Unscored("there is no hole")] * len(pictures)
+        boxes = [hole_box(sample.hole) for sample in samples]
+        found = [(i, pictures[i][box]) for i, box in enumerate(boxes) if box is not None]
+        if found:
+            values = super()._score([crop for _, crop in found], [samples[i] for i, _ in found], features)
+            for (i, _), value in zip(found, values, strict=True):
+                scores[i] = value
+        return scores
+
+    def _fault(self, picture: Picture, sample: Sample) -> Unscored | None:
+        fault = super()._fault(picture, sample)
+        if fault is None and picture.shape[:2] != sample.hole.shape:
+            size = f"{picture.shape[1]}x{picture.shape[0]}"
+            return Unscored(f"the picture is {size}, its hole {sample.hole.shape[1]}x{sample.hole.shape[0]}")
+        return fault
