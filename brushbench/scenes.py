@@ -281,7 +281,7 @@ def _apart(a: SceneObject, b: SceneObject) -> bool:
 
 
 def caption(scene: Scene) -> str:
-    """Return the sentence that names style, objects, sizes, colours, the relation of the first two and the background."""
+    """Return the sentence that names style, objects, the relation of the first two and the background."""
     named = [f"a {thing.size} {thing.colour} {thing.shape}" for thing in scene.objects]
     text = named[0]
     if len(named) > 1:

@@ -1,0 +1,1 @@
+"""Training of the tiny diffusion family and of the models that judge it."""
