@@ -53,6 +53,7 @@ __all__ = [
     "brush_hole",
     "chosen_splits",
     "described",
+    "open_picture",
     "path_inside",
 ]
 
@@ -114,21 +115,26 @@ class ImageFile:
         """Return (height, width) from the file's header."""
         if not self.path.is_file():
             raise UnusableError(f"the picture {self.path} is missing", "Put it there")
-        with _opened(self.path, str(self.path)) as picture:
+        with open_picture(self.path, str(self.path)) as picture:
             width, height = picture.size
             sideways = picture.format == "JPEG" and picture.getexif().get(0x0112, 1) >= 5
             return (width, height) if sideways else (height, width)
 
     def decode(self, data: bytes) -> Picture:
         """Return uint8 (H, W, 3) RGB."""
-        with _opened(io.BytesIO(data), str(self.path)) as picture:
+        with open_picture(io.BytesIO(data), str(self.path)) as picture:
             upright = ImageOps.exif_transpose(picture) if picture.format == "JPEG" else picture
             return _rgb(upright)
 
 
 @contextmanager
-def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
-    """Open a picture's header; what goes wrong there, or while decoding inside the block, is an UnusableError."""
+def open_picture(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """Open a picture's header; what goes wrong there, or while decoding inside the block, is an UnusableError.
+
+    Args:
+        source: file, or its bytes.
+        name: what messages call it.
+    """
     try:
         with warnings.catch_warnings():
             # The limit below speaks for itself; Pillow's own is higher, and a warning first.
@@ -260,7 +266,7 @@ class MaskFile(HoleSource):
         """Read the file; another size than the picture's is refused, not resized."""
         if not self.path.is_file():
             raise UnusableError(f"the mask {self.path} is missing", "Put it there")
-        with _opened(self.path, str(self.path)) as picture:
+        with open_picture(self.path, str(self.path)) as picture:
             if picture.size != (width, height):
                 raise UnusableError(
                     f"the mask {self.path} is {picture.height} x {picture.width}, its picture {height} x {width} "

@@ -1,0 +1,247 @@
+"""EditBench: free-form holes in natural and generated pictures, in Google's files or in a re-processed copy.
+
+::
+
+    EditBench/                                        EditBench/
+      annotations_natural.csv                           mapping_file.json     as BrushBench's, one mask a record
+      annotations_generated.csv                         images/
+      references_natural/{aos}.png
+      references_generated/{aos}.png
+      masks_natural/{aos}.png
+      masks_generated/{aos}.png
+
+The columns of the first layout are ``aos`` (the id), ``prompt_full``, ``prompt_mask-simple`` and ``prompt_mask-rich``
+(as the loader of FreeInpaint reads them). BrushNet's rows use ``prompt_full`` at 512 x 512 and its random-mask
+checkpoint; the copy that its authors made, the second layout, was never released (TencentARC/BrushNet, issue 33).
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from brushbench.benchmarks.base import (
+    HoleSource,
+    ImageFile,
+    LazyBenchmark,
+    Record,
+    RLEHole,
+    UnusableError,
+    described,
+    open_picture,
+)
+from brushbench.benchmarks.brushbench import caption_of, extra_fields, find_mapping, picture_of, read_mapping
+from brushbench.errors import BadRecordError, DataError, UnknownNameError, UsageError
+from brushbench.masks import hole_from_black, hole_from_blacked, hole_from_white, hole_to_white
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from brushbench.types import Hole, Picture
+
+__all__ = ["EditBench"]
+
+Kind: TypeAlias = Literal["natural", "generated"]
+Reading: TypeAlias = Literal["white", "black", "blacked"]
+
+KINDS = ("natural", "generated")
+PROMPTS = ("full", "mask-simple", "mask-rich")
+READINGS: Mapping[str, Callable[[Image.Image], Hole]] = {
+    "white": hole_from_white,
+    "black": hole_from_black,
+    "blacked": lambda picture: hole_from_blacked(np.asarray(picture.convert("RGB"))),
+}
+FOLDER_NAMES = ("EditBench", "editbench")
+HOW_TO_GET = "EditBench is at https://imagen.research.google/editor/"
+PUBLISHED_SIDE = 512
+
+
+class EditBench(LazyBenchmark):
+    """EditBench: 120 natural and 120 generated pictures with one free-form hole each, the split ``brush``.
+
+    ``Sample.meta`` carries ``kind`` (natural or generated), ``prompt_variant`` and all three prompts in Google's
+    layout, and the further fields of the record in the re-processed one.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        split: str = "all",
+        limit: int | None = None,
+        skip_bad: bool = False,
+        prompt: Literal["full", "mask-simple", "mask-rich"] = "full",
+        kind: Literal["all", "natural", "generated"] = "all",
+        masks: Literal["white", "black", "blacked"] = "white",
+        side: int = PUBLISHED_SIDE,
+        mask_key: str = "auto",
+    ) -> None:
+        """Find the layout and check its records.
+
+        Args:
+            root: the folder, or the folder above ``EditBench/``.
+            split: ``all`` or ``brush``.
+            limit: use only the first so many pictures, natural ones first.
+            skip_bad: leave bad records out and count them.
+            prompt: which of the three prompts; published rows use ``full``. Google's layout only.
+            kind: which half. Google's layout only.
+            masks: how the mask files mark the hole: ``white`` or ``black`` on the other, or ``blacked``, photographs
+                in which it was painted black. Google's layout only.
+            side: pictures are brought to side x side (Lanczos; holes by the nearest pixel), 0 keeps them as they are.
+                Google's layout only: run lengths fix the size of the other.
+            mask_key: the mask field of a mapping file; ``auto``: the only one, or ``inpainting_mask``.
+
+        Raises:
+            DataError: neither layout is there, or a table lacks a column.
+            BadRecordError: a record is bad and ``skip_bad`` is off.
+            UnknownNameError: no such split, prompt, kind or reading of masks.
+            UsageError: an option of the one layout with the other.
+        """
+        for option, value, known in (
+            ("prompt", prompt, PROMPTS), ("kind", kind, ("all", *KINDS)), ("reading of masks", masks, READINGS)
+        ):  # fmt: skip
+            if value not in known:
+                raise UnknownNameError(option, value, known)
+        if side < 0:
+            raise UsageError(f"side is {side}, expected pixels, or 0 to keep the pictures' own size.")
+        root = Path(root).expanduser()
+        folder = next((f for f in (root, *(root / n for n in FOLDER_NAMES)) if any(f.glob("annotations_*.csv"))), None)
+        if folder:
+            wanted: tuple[Any, ...] = KINDS if kind == "all" else (kind,)
+            records = [record for each in wanted for record in _google(folder, each, prompt, masks, side)]
+        else:
+            mapping = find_mapping(
+                root, FOLDER_NAMES, f"{HOW_TO_GET} (annotations_natural.csv, references_natural/ ...)"
+            )
+            if (prompt, kind, masks, side) != ("full", "all", "white", PUBLISHED_SIDE):
+                raise UsageError(
+                    f"The options prompt, kind, masks and side belong to Google's layout; {mapping} is a mapping file. "
+                    "Leave them out."
+                )
+            records = list(_reprocessed(mapping, mask_key))
+        super().__init__("editbench", records, splits=("brush",), split=split, limit=limit, skip_bad=skip_bad)
+
+
+# Google's files -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _SquarePicture(ImageFile):
+    """A picture file brought to ``side`` x ``side``; 0 = as it is."""
+
+    side: int
+
+    def size(self) -> tuple[int, int]:
+        height, width = super().size()
+        _check_square(self.path, height, width, self.side)
+        return (self.side, self.side) if self.side else (height, width)
+
+    def decode(self, data: bytes) -> Picture:
+        picture = super().decode(data)
+        if self.side in (0, picture.shape[0]):
+            return picture
+        return np.asarray(Image.fromarray(picture).resize((self.side, self.side), Image.Resampling.LANCZOS))
+
+
+@dataclass(frozen=True)
+class _SquareHole(HoleSource):
+    """A mask file brought to the picture's size by the nearest pixel."""
+
+    path: Path
+    reading: str
+    side: int
+
+    @property
+    def label(self) -> str:
+        return str(self.path)
+
+    def draw(self, height: int, width: int) -> Hole:
+        if not self.path.is_file():
+            raise UnusableError(f"the mask {self.path} is missing", "Put it there")
+        with open_picture(self.path, str(self.path)) as picture:
+            hole = READINGS[self.reading](picture)
+        _check_square(self.path, hole.shape[0], hole.shape[1], self.side)
+        if self.side:
+            white = Image.fromarray(hole_to_white(hole))
+            return hole_from_white(white.resize((width, height), Image.Resampling.NEAREST))
+        if hole.shape != (height, width):
+            raise UnusableError(
+                f"the mask {self.path} is {hole.shape[0]} x {hole.shape[1]}, its picture {height} x {width} "
+                "(height x width)",
+                "Bring the mask to the picture's size",
+            )
+        return hole
+
+    def fingerprint(self) -> bytes:
+        # The picture is resized alike, so the side is covered here for both.
+        return f"{self.reading} {self.side} ".encode() + ImageFile(self.path).data()
+
+
+def _check_square(path: Path, height: int, width: int, side: int) -> None:
+    if side and height != width:
+        raise UnusableError(
+            f"{path} is {height} x {width} (height x width), not square", "Set side=0 to keep every picture's own size"
+        )
+
+
+def _google(folder: Path, kind: Kind, prompt: str, reading: Reading, side: int) -> Iterator[Record | BadRecordError]:
+    """Describe one half: a table, its references and its masks."""
+    table = folder / f"annotations_{kind}.csv"
+    columns = {"aos", *(f"prompt_{name}" for name in PROMPTS)}
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = columns - set(reader.fieldnames or ())
+            rows = list(reader)
+    except FileNotFoundError:
+        other = KINDS[1 - KINDS.index(kind)]
+        raise DataError(f"{table} is missing. Put it there, or set kind={other} to use that half alone.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read as a table ({error}). Fetch it again.") from None
+    if missing:
+        raise DataError(f"{table} lacks the columns {', '.join(sorted(missing))}. Fetch it again.")
+    for row in rows:
+        name = f"{kind}-{row['aos']}"
+        yield described(name, partial(_google_record, folder, kind, name, row, prompt, reading, side))
+
+
+def _google_record(
+    folder: Path, kind: Kind, name: str, row: Mapping[str, str], prompt: str, reading: Reading, side: int
+) -> Record:
+    picture = _SquarePicture(folder / f"references_{kind}" / f"{row['aos']}.png", side)
+    hole = _SquareHole(folder / f"masks_{kind}" / f"{row['aos']}.png", reading, side)
+    prompts = {f"prompt_{each}": row[f"prompt_{each}"] or "" for each in PROMPTS}
+    meta = {"kind": kind, "prompt_variant": prompt, **prompts}
+    return Record(name, caption_of(row, f"prompt_{prompt}"), picture, {"brush": hole}, meta)
+
+
+# The re-processed copy ------------------------------------------------------------------------------------------------
+
+
+def _reprocessed(mapping: Path, mask_key: str) -> Iterator[Record | BadRecordError]:
+    for name, entry in read_mapping(mapping):
+        if isinstance(entry, BadRecordError):
+            yield entry
+        else:
+            yield described(name, partial(_reprocessed_record, mapping, name, entry, mask_key))
+
+
+def _reprocessed_record(mapping: Path, name: str, entry: Mapping[str, Any], mask_key: str) -> Record:
+    keys = [key for key, value in entry.items() if key.endswith("mask") and isinstance(value, list)]
+    key = mask_key
+    if mask_key == "auto":
+        # The published script reads inpainting_mask unless told otherwise.
+        key = "inpainting_mask" if "inpainting_mask" in keys or not keys else keys[0]
+        if len(keys) > 1 and key != "inpainting_mask":
+            raise UnusableError(f"it has several masks, {', '.join(keys)}", f"Choose one, such as mask_key={keys[0]}")
+    if entry.get(key) is None:
+        raise UnusableError(f"its {key!r} is missing", "Write its run lengths, or name another field by mask_key")
+    holes = {"brush": RLEHole(entry[key], "brushbench", key)}
+    meta = extra_fields(entry, {"image", "caption", "image_id", key, *keys})
+    return Record(name, caption_of(entry), picture_of(mapping, entry), holes, meta)
