@@ -71,7 +71,7 @@ class Photos(LazyBenchmark):
             limit=limit,
             skip_bad=skip_bad,
             details={
-                "licence": "free to use, a licence for each photograph",
+                "licence": "each photograph has its own, see photographs",
                 "photographs": [_provenance(entry) for entry in here],
             },
         )
