@@ -99,7 +99,7 @@ def find_mapping(root: Path, folder_names: tuple[str, ...] = FOLDER_NAMES, how_t
                 return folder / name
     there = "There is no such folder" if not root.is_dir() else f"It holds no {' or '.join(MAPPING_NAMES)}"
     raise DataError(
-        f"No benchmark at {root}: {there}, nor does a {' or '.join(folder_names)} in it. {how_to_get}; "
+        f"No benchmark at {root}: {there}, nor does {'/ or '.join(folder_names)}/ in it. {how_to_get}; "
         "a plain folder of pictures and masks is the benchmark 'folder'."
     )
 
