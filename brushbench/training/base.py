@@ -33,6 +33,7 @@ __all__ = [
     "generate",
     "load_base",
     "start_base",
+    "steps_of",
     "train_base",
 ]
 
@@ -283,6 +284,12 @@ def train_base(
     task = start_base(vae, config.seed) if vae else load_base(init_from or Path())
     task.cache_scenes = cache_scenes
     return fit(task, config)
+
+
+def steps_of(folder: Path) -> int:
+    """Return how many steps a saved pipeline was trained for, as its ``training.json`` says; 0 without one."""
+    path = folder / "training.json"
+    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """The training loop every small model here shares: accelerate, moving average, checkpoints, logs, pictures.
 
 Nothing random lives outside a step: the data, the noise and the timesteps of a step are drawn from ``(seed, step)``,
-and the learning rate is a function of the step. A checkpoint is therefore weights, moving average, optimizer and a number,
-and a resumed run equals an uninterrupted one bit for bit on the same device.
+and the learning rate is a function of the step. A checkpoint is therefore weights, their moving average, optimizer and a
+number, and a resumed run equals an uninterrupted one bit for bit on the same device.
 """
 
 from __future__ import annotations
