@@ -140,28 +140,27 @@ def inject(unet: UNet2DConditionModel, output: Residuals | None = None) -> Itera
 
 def _install(unet: nn.Module, base: nn.Module) -> _Installation:
     """Hook every place of the U-Net, in the order of the branch's residuals."""
+    if not isinstance(base, UNet2DConditionModel):
+        raise TypeError(f"inject needs diffusers' UNet2DConditionModel; got {type(base).__name__}. Unwrap it first.")
+    _refuse_compiled(unet, base, *base.down_blocks, *base.up_blocks)
     down, mid, up = _places(base)
-    _refuse_compiled(unet, base, [*down, mid, *up])
+    _refuse_compiled(*down, mid, *up)
+
     installation = _Installation(counts=(1 + len(down), len(up)))
-    first = base.get_submodule("down_blocks.0")
-    installation.handles.append(
-        first.register_forward_pre_hook(_hook_before(installation), with_kwargs=True),
-    )
+    before = base.down_blocks[0].register_forward_pre_hook(_hook_before(installation), with_kwargs=True)
+    installation.handles.append(before)
     for place, module in enumerate([*down, mid, *up], start=1):
         installation.handles.append(module.register_forward_hook(_hook_after(installation, place)))
     _INSTALLED[base] = installation
     return installation
 
 
-def _places(unet: nn.Module) -> tuple[list[nn.Module], nn.Module, list[nn.Module]]:
-    """Return the modules that take a residual behind their output: of the way down, the mid block, of the way up."""
-    if not isinstance(unet, UNet2DConditionModel):
-        raise TypeError(f"inject needs diffusers' UNet2DConditionModel; got {type(unet).__name__}. Unwrap it first.")
+def _places(unet: UNet2DConditionModel) -> tuple[list[nn.Module], nn.Module, list[nn.Module]]:
+    """Return the modules that take a residual behind their output: on the way down, the mid block, on the way up."""
     kinds = {type(block).__name__ for block in (*unet.down_blocks, *unet.up_blocks)}
     if foreign := sorted(kinds - {*DOWN_BLOCKS, *UP_BLOCKS}):
-        raise ValueError(
-            f"BrushNet has no residuals for {foreign[0]}; it knows {', '.join((*DOWN_BLOCKS, *UP_BLOCKS))}."
-        )
+        known = ", ".join((*DOWN_BLOCKS, *UP_BLOCKS))
+        raise ValueError(f"BrushNet has no residuals for {foreign[0]}; it knows {known}.")
     if unet.mid_block is None:
         raise ValueError("The U-Net has no mid block; BrushNet has a residual for it. Use a U-Net with one.")
     down = [layer for block in unet.down_blocks for layer in _layers(block, block.downsamplers)]
@@ -193,15 +192,13 @@ def _hook_after(installation: _Installation, place: int) -> Any:
     return add_residual
 
 
-def _refuse_compiled(unet: nn.Module, base: nn.Module, hooked: Sequence[nn.Module]) -> None:
+def _refuse_compiled(*modules: nn.Module) -> None:
     """Raise RuntimeError if a hook would sit inside compiled code, where torch ignores it without a word."""
-    blocks = [*base.get_submodule("down_blocks").children(), *base.get_submodule("up_blocks").children()]
-    for module in (unet, base, *blocks, *hooked):
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            raise RuntimeError(
-                "The U-Net was compiled before the injection, so its hooks would be ignored. Compile it inside one: "
-                "with inject(unet): compiled = torch.compile(unet); …"
-            )
+    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules):
+        raise RuntimeError(
+            "The U-Net was compiled before the injection, so its hooks would be ignored. Compile it inside one: "
+            "with inject(unet): compiled = torch.compile(unet); …"
+        )
 
 
 def guided_residuals(
