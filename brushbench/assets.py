@@ -41,7 +41,7 @@ def path(name: str) -> Path:
             f"No asset {name!r}: write its room first, {ROOMS[0]}/ or {ROOMS[1]}/, for example 'data/{inside}'."
         )
     package = Path(__file__).resolve().parent
-    candidates = [root.joinpath(*parts) for root in (package.parent, package)]
+    candidates = [root.joinpath(*parts) for root in (package, package.parent)]
     for candidate in candidates:
         if candidate.exists():
             return candidate

@@ -88,7 +88,7 @@ def eval(  # noqa: A001 - the command's own name
             spec, benchmark, out=_folder(out, benchmark.name, label), name=label, metrics=metrics, variants=variants,
             limit=limit, seed=seed, repeats=repeats, batch_size=batch_size, negative_prompt=negative_prompt,
             shard=shard, weights=_weights(weights), device=device, dtype=dtype, low_memory=low_memory,
-            retry_failed=retry_failed, notify=_say,
+            retry_failed=retry_failed,
         )
         for spec, label in zip(specs, labels, strict=True)
     ]  # fmt: skip
@@ -151,7 +151,7 @@ def score(
         raise UsageError("Name either a run's folder or --images DIR, not both and not neither.")
     scoring = Scoring(metrics, variants, _weights(weights), device, low_memory=low_memory)
     if run is not None:
-        done = rescore(run, data=data, scoring=scoring, notify=_say)
+        done = rescore(run, data=data, scoring=scoring)
     else:
         benchmark = _benchmark(bench, data, split, limit, skip_bad)
         label = name or str(images).strip("/").replace("/", "_")
@@ -170,7 +170,9 @@ def leaderboard(
     """Compare runs: methods x splits in the paper's scales, with n and missing."""
     from brushbench.leaderboard import make_tables, open_runs, render
 
-    typer.echo(render(make_tables(open_runs(runs), protocol), form, intervals))
+    opened = open_runs(runs)
+    typer.echo(render(make_tables(opened, protocol), form, intervals))
+    _say_unavailable(opened)
 
 
 @app.command(epilog='Example: [bold]brushbench inpaint photo.png hole.png "a red car" -o out.png --model telea[/]')
@@ -260,7 +262,8 @@ def data_preview(
 def _benchmark(bench: str, data: Path | None, split: str, limit: int | None, skip_bad: bool) -> Benchmark:
     from brushbench.evaluation import load_benchmark
 
-    return load_benchmark(bench, split, limit, skip_bad=skip_bad, **({"root": str(data)} if data else {}))
+    where = {"root": str(data.expanduser().resolve())} if data else {}
+    return load_benchmark(bench, split, limit, **where, **({"skip_bad": True} if skip_bad else {}))
 
 
 def _labels(models: list[str], names: list[str] | None) -> list[str]:
@@ -294,9 +297,22 @@ def _show(runs: list[Run], protocol: str, intervals: bool) -> None:
     tables = make_tables(runs, protocol)
     if tables:
         typer.echo(render(tables, "table", intervals))
+    _say_unavailable(runs)
     for run in runs:
         counts = run.pictures()
         _say(f"{run.config.name}: {', '.join(f'{n} {state}' for state, n in counts.items() if n)}; run in {run.path}")
+
+
+def _say_unavailable(runs: list[Run]) -> None:
+    """Name the metrics that are in no column, once each, with the way to get them."""
+    reasons: dict[str, list[str]] = {}
+    for run in runs:
+        for column, header in run.metrics.items():
+            names = reasons.setdefault(header["unavailable"], []) if "unavailable" in header else []
+            if column.partition("@")[0] not in names:
+                names.append(column.partition("@")[0])
+    for reason, names in reasons.items():
+        _say(f"Unavailable: {', '.join(names)}. {reason}")
 
 
 def _print_table(header: list[str], rows: list[list[str]]) -> None:

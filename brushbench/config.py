@@ -26,7 +26,6 @@ class RunConfig(BaseModel):
     model: str = Field(min_length=1)
     options: dict[str, str] = {}
     benchmark: str = Field(min_length=1)
-    benchmark_options: dict[str, str] = {}
     splits: tuple[str, ...] = SPLITS
     limit: Annotated[int, Field(ge=1)] | None = None  # pictures in manifest order, for every split
     seed: int = Field(default=1234, ge=0, lt=2**63)

@@ -232,7 +232,9 @@ def _terminal(table: Table, intervals: bool) -> str:
     from rich.table import Table as RichTable
 
     header, lines = _grid(table, intervals, "[bold green]{}[/]")
-    shown = RichTable(title=_title(table), caption="dim: reference lines, not ranked", title_justify="left")
+    references = any(row.reference for row in table.rows)
+    caption = "below the rule: reference lines, which see the answer and are not ranked" if references else None
+    shown = RichTable(title=_title(table), caption=caption, title_justify="left", caption_justify="left")
     for i, name in enumerate(header):
         shown.add_column(name, justify="right" if i else "left", overflow="fold")
     first_reference = next((i for i, row in enumerate(table.rows) if row.reference), len(lines))

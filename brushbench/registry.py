@@ -35,11 +35,21 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "mse": "brushbench.metrics.mse:MSE",
         "ssim": "brushbench.metrics.ssim:SSIM",
         "lpips": "brushbench.metrics.lpips:LPIPS",
+        "boundary": "brushbench.metrics.boundary:Boundary",
+        "attribute_accuracy": "brushbench.metrics.attribute_accuracy:AttributeAccuracy",
+        "clip_score": "brushbench.metrics.clip:ClipScore",
+        "clip_score_crop": "brushbench.metrics.clip_crop:ClipScoreCrop",
+        "aesthetic": "brushbench.metrics.aesthetic:Aesthetic",
+        "image_reward": "brushbench.metrics.image_reward:ImageReward",
+        "hps_v2": "brushbench.metrics.hps:HpsV2",
+        "hps_v2.1": "brushbench.metrics.hps:HpsV21",
     },
     "benchmark": {
         "brushbench": "brushbench.benchmarks.brushbench:BrushBench",
+        "editbench": "brushbench.benchmarks.editbench:EditBench",
         "folder": "brushbench.benchmarks.folder:Folder",
         "photos": "brushbench.benchmarks.photos:Photos",
+        "shapes": "brushbench.benchmarks.shapes:Shapes",
     },
 }
 GROUPS: Mapping[Kind, str] = {

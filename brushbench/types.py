@@ -113,6 +113,7 @@ class Benchmark(Protocol):
     name: str
     keys: Sequence[tuple[str, str]]
     manifest: Mapping[str, JSON]  # name, sha256 of the data, splits, counts, licence, skipped records
+    loaded_with: Mapping[str, str]  # the options that load it again, such as its folder
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Sample: ...

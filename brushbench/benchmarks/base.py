@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -347,7 +348,10 @@ class LazyBenchmark:
         name: of the benchmark.
         keys: (sample id, split) in order: split by split, pictures in manifest order within each.
         manifest: name, splits, images, counts, skipped, and ``sha256`` over everything that the samples are made of.
+        loaded_with: the options it was loaded with, such as its folder, so that a run can load it again.
     """
+
+    loaded_with: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,

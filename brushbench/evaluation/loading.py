@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from brushbench import registry
+from brushbench.benchmarks import layout_of
 from brushbench.errors import UnknownNameError, UsageError
 from brushbench.registry import Spec, parse_spec
 from brushbench.types import Benchmark, Inpainter, Metric
@@ -21,8 +22,7 @@ def load_benchmark(
 
     Args:
         name_or_path: a registered name with its options (``editbench,prompt=full``), ``module:Class``,
-            ``file.py:Class``, or a folder (one with a ``mapping_file.json`` is BrushBench's layout, any other is
-            pictures and masks).
+            ``file.py:Class``, or a folder, whose layout is recognised.
         split: ``all``, one name, or several.
         limit: how many pictures, in manifest order, for every split.
         **options: the loader's own, by name; an unknown one is refused.
@@ -37,13 +37,14 @@ def load_benchmark(
     name = spec.name
     if name not in registry.names("benchmark") and Path(name).expanduser().is_dir():
         options["root"] = str(Path(name).expanduser())
-        name = "brushbench" if any(Path(options["root"]).rglob("mapping_file*.json")) else "folder"
+        name = layout_of(Path(options["root"]))
     context = {"split": split if isinstance(split, str) else ",".join(split), "limit": limit, **options}
     known = registry.option_names(registry.resolve("benchmark", name))
     for key in context:
         if key not in known:
             raise UnknownNameError(f"option of benchmark {name!r}", key, known)
     benchmark: Benchmark = registry.build("benchmark", Spec(name, spec.options), context)
+    benchmark.loaded_with = {**spec.options, **{key: str(value) for key, value in options.items()}}
     return benchmark
 
 

@@ -30,7 +30,7 @@ def make_header(source: Source, benchmark: Benchmark, config: RunConfig) -> dict
         "benchmark": dict(benchmark.manifest),
         "plan": {"batches": len(plan), "pictures": len(benchmark) * config.repeats, "keys_sha256": keys},
         "software": software(),
-        "where": {"data": str(getattr(benchmark, "root", "")), "git": git_revision(), "machine": machine()},
+        "where": {"loaded_with": dict(benchmark.loaded_with), "git": git_revision(), "machine": machine()},
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from brushbench import registry
 from brushbench.config import RunConfig, make_config
 from brushbench.engines.shard import Shard
 from brushbench.errors import BrushbenchError, RunError, UsageError
@@ -133,9 +134,12 @@ def rescore(
     scoring = scoring or Scoring()
     choose_columns(scoring.metrics)
     run = Run.open(path)
-    root = str(data) if data else run.header["where"].get("data", "")
-    where = {"root": root} if root else {}
-    benchmark = load_benchmark(run.config.benchmark, run.config.splits, run.config.limit, **where)
+    options = dict(run.header["where"]["loaded_with"]) | ({"root": str(data)} if data else {})
+    benchmark = registry.build(
+        "benchmark",
+        Spec(run.config.benchmark, options),
+        {"split": ",".join(run.config.splits), "limit": run.config.limit},
+    )
     if benchmark.manifest["sha256"] != run.header["benchmark"]["sha256"]:
         raise RunError(
             f"{path} was made on other data than {run.config.benchmark!r} holds now. Name the right folder with --data."

@@ -70,6 +70,10 @@ class AttributeAccuracy(ModelMetric):
     unit = ""
     higher_is_better = True
     region: Region = "hole"
+    required_meta: ClassVar[tuple[str, ...]] = (
+        "target_colour",
+        "target_shape",
+    )  # elsewhere `--metrics auto` leaves it out
     needs: ClassVar[tuple[Needs, ...]] = (
         Needs(
             what="the colour and shape classifier",
