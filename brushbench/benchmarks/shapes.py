@@ -130,7 +130,7 @@ def shapes_record(index: int) -> tuple[Picture, dict[str, Any]]:
         "inside_hole": "blob" if blob else "exact",
         "unseen_pair": "yes" if (target.colour, target.shape) in UNSEEN_PAIRS else "no",
         "inpainting_mask": encode_rle(inside, "brushbench"),
-        "outpainting_mask": encode_rle(~drawn.masks.any(axis=0), "brushbench"),
+        "outpainting_mask": encode_rle(np.logical_not(drawn.masks.any(axis=0)), "brushbench"),
         "brush_mask": encode_rle(brush, "brushbench"),
     }
     number = judged_object(drawn.masks, brush)

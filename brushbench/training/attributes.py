@@ -140,7 +140,7 @@ def _shaken(box: Box, roll: Dice) -> Box:
 
 def _empty_box(masks: np.ndarray[Any, np.dtype[np.bool_]], roll: Dice) -> Box | None:
     """Return a square whose middle half holds no object, or None when none was found quickly."""
-    taken = masks.any(axis=0)
+    taken = np.asarray(masks.any(axis=0))
     for _ in range(8):
         side = SIDE * roll.uniform(0.25, 0.65)
         x0, y0 = roll.uniform(0.0, SIDE - side), roll.uniform(0.0, SIDE - side)

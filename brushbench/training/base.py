@@ -39,7 +39,7 @@ __all__ = [
 
 MAX_TOKENS = 32
 CAPTION_DROP = 0.1
-NOISE_SCHEDULE = {  # Stable Diffusion 1.5's
+NOISE_SCHEDULE: dict[str, Any] = {  # Stable Diffusion 1.5's
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,

@@ -67,7 +67,9 @@ def vae(
 @app.command()
 def base(
     vae: Annotated[Path | None, typer.Option(help="Folder of the trained autoencoder, for a fresh start.")] = None,
-    init_from: Annotated[Path | None, typer.Option(help="Saved pipeline to go on from, with a fresh optimizer.")] = None,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Saved pipeline to go on from, with a fresh optimizer.")
+    ] = None,
     cache_latents: Cache = 0,
     out: Out = Path("runs/train/base"),
     seed: Seed = 0,
@@ -135,6 +137,8 @@ def attributes(
 
 def _report(config: FitConfig, result: FitResult) -> None:
     """Say where the weights are, and how to go on if steps are left."""
-    typer.echo(f"Step {result.step} of {config.max_steps} after {result.seconds / 60:.1f} minutes: {config.out / 'model'}")
+    typer.echo(
+        f"Step {result.step} of {config.max_steps} after {result.seconds / 60:.1f} minutes: {config.out / 'model'}"
+    )
     if not result.finished:
         typer.echo("The stage is over before the training is: go on with --resume.")

@@ -1,8 +1,8 @@
 """The training loop every small model here shares: accelerate, moving average, checkpoints, logs, pictures.
 
 Nothing random lives outside a step: the data, the noise and the timesteps of a step are drawn from ``(seed, step)``,
-and the learning rate is a function of the step. A checkpoint is therefore weights, their moving average, optimizer and a
-number, and a resumed run equals an uninterrupted one bit for bit on the same device.
+and the learning rate is a function of the step. A checkpoint is therefore weights, their moving average, optimizer
+and a number, and a resumed run equals an uninterrupted one bit for bit on the same device.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ class Task(Protocol):
     logged beside it.
     """
 
-    objective: nn.Module
+    @property
+    def objective(self) -> nn.Module:
+        """What is optimized."""
+        ...
 
     def batch(self, draw: Draw) -> dict[str, Tensor]:
         """Return the CPU tensors of one micro-batch, a function of the draw alone."""

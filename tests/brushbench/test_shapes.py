@@ -63,7 +63,12 @@ def test_the_published_layout_is_kept(bench, folder):
 def test_meta_is_text_and_balanced(bench):
     metas = [bench[i].meta for i in range(COUNT)]
     assert all(isinstance(value, str) for meta in metas for value in meta.values())
-    for key, names in (("category", BACKGROUNDS), ("tone", TONES), ("target_size", SIZES), ("style", ("clean", "painterly"))):
+    for key, names in (
+        ("category", BACKGROUNDS),
+        ("tone", TONES),
+        ("target_size", SIZES),
+        ("style", ("clean", "painterly")),
+    ):
         assert Counter(meta[key] for meta in metas) == dict.fromkeys(names, COUNT // len(names)), key
     assert Counter(meta["objects"] for meta in metas) == {"1": 80, "2": 80, "3": 80}
     for key, names in (("target_colour", COLOURS), ("target_shape", SHAPES)):
@@ -123,4 +128,6 @@ def test_first_records_are_of_many_kinds(bench):
 def test_the_training_stream_holds_none_of_the_pictures(made):
     stored = {picture.tobytes() for picture in made[0]}
     assert len(stored) == COUNT
-    assert not stored & {shapes.render(sample_scene(seed, i)).image.tobytes() for seed in (0, shapes.SEED) for i in range(240)}
+    assert not stored & {
+        shapes.render(sample_scene(seed, i)).image.tobytes() for seed in (0, shapes.SEED) for i in range(240)
+    }

@@ -1,0 +1,300 @@
+"""Trainers: ten steps of each, resume equal to uninterrupted bit for bit, logs, layout, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from brushbench.errors import ConfigMismatchError, MissingWeightsError, UsageError
+from brushbench.metrics.attribute_accuracy import AttributeClassifier
+from brushbench.scenes import words
+from brushbench.training import attributes, base, loop, vae
+from brushbench.training.loop import Draw, FitConfig, fit, latest_checkpoint
+
+
+def config(out, **changes):
+    settings = {"max_steps": 10, "batch_size": 2, "warmup": 3, "save_every": 4, "log_every": 2, "picture_every": 0}
+    return FitConfig(out=out, cpu=True, **{**settings, **changes})
+
+
+def small_vae():
+    return vae.build_vae((8, 8, 16))
+
+
+def vae_task():
+    torch.manual_seed(0)
+    return vae.VaeTask(small_vae())
+
+
+def base_task(cache=0):
+    torch.manual_seed(0)
+    tokenizer = base.build_tokenizer()
+    text_encoder = base.build_text_encoder(tokenizer, hidden=32, layers=1)
+    return base.BaseTask(small_vae(), tokenizer, text_encoder, base.build_unet((32, 32, 32), 32), cache)
+
+
+def attribute_task():
+    torch.manual_seed(0)
+    return attributes.AttributeTask(AttributeClassifier(width=4), cache_scenes=8)
+
+
+TASKS = {"vae": vae_task, "base": base_task, "attributes": attribute_task}
+WEIGHTS = {
+    "vae": "diffusion_pytorch_model.safetensors",
+    "base": "unet/diffusion_pytorch_model.safetensors",
+    "attributes": "model.safetensors",
+}
+
+
+def newest(out):
+    return torch.load(latest_checkpoint(out), weights_only=True)
+
+
+def assert_equal(a, b, path=""):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_equal(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            assert_equal(*pair, f"{path}/{i}")
+    else:
+        assert a == b, path
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_ten_steps_and_a_resumed_run_equals_an_uninterrupted_one(name, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert fit(TASKS[name](), config(whole)).finished
+
+    # Interrupted in step 7: the newest checkpoint is of step 4, and steps 5 and 6 are made again.
+    step = loop._Run.step
+
+    def break_off(run, number):
+        if number == 6:
+            raise KeyboardInterrupt
+        return step(run, number)
+
+    monkeypatch.setattr(loop._Run, "step", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        fit(TASKS[name](), config(parts))
+    monkeypatch.undo()
+    torch.manual_seed(99)  # resume needs no state of the global generator
+    result = fit(TASKS[name](), config(parts, resume=True))
+    assert result.step == 10
+    assert_equal(newest(whole), newest(parts))
+    saved = [load_file(out / "model" / WEIGHTS[name]) for out in (whole, parts)]
+    assert_equal(*saved)
+    assert {tensor.dtype for tensor in saved[0].values()} == {torch.float16}
+    logs = [[row["loss"] for row in csv.DictReader((out / "log.csv").open())] for out in (whole, parts)]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 5
+
+
+def test_loss_falls_and_the_saved_weights_are_the_averaged_ones(tmp_path):
+    task = vae_task()
+    fit(task, config(tmp_path, max_steps=30, batch_size=4, learning_rate=3e-3, ema_decay=0.9))
+    losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "log.csv").open())]
+    assert np.mean(losses[-4:]) < 0.9 * losses[0]
+    state = newest(tmp_path)
+    saved = load_file(tmp_path / "model" / WEIGHTS["vae"])
+    named = [name for name, _ in task.vae.named_parameters()]
+    for name, average in zip(named, state["ema"]["shadow_params"], strict=True):
+        assert torch.equal(saved[name], average.half()), name
+    assert any(not torch.equal(saved[name], state["weights"][f"vae.{name}"].half()) for name in named)
+
+
+def test_time_limit_ends_a_stage_with_a_checkpoint(tmp_path):
+    result = fit(attribute_task(), config(tmp_path, max_minutes=0.0))
+    assert (result.step, result.finished) == (1, False)
+    assert latest_checkpoint(tmp_path).name == "step-0000001.pt"
+    assert json.loads((tmp_path / "model" / "training.json").read_text())["step"] == 1
+
+
+def test_other_settings_are_not_resumed(tmp_path):
+    fit(attribute_task(), config(tmp_path, max_steps=2))
+    with pytest.raises(ConfigMismatchError, match="batch_size"):
+        fit(attribute_task(), config(tmp_path, max_steps=4, batch_size=4, resume=True))
+
+
+def test_accumulation_equals_one_large_batch_of_the_same_samples(tmp_path):
+    """Two micro-batches of two samples hold the stream's samples 0 to 3, as one batch of four does."""
+    task = base_task()
+    small = [task._encoded(Draw(0, 0, first, 2))[1] for first in (0, 2)]
+    assert small[0] + small[1] == task._encoded(Draw(0, 0, 0, 4))[1]
+    fit(task, config(tmp_path, max_steps=2, accumulation=2))
+    assert newest(tmp_path)["step"] == 2
+
+
+def test_draws_depend_on_seed_step_place_and_purpose():
+    draws = [Draw(0, 0, 0, 2), Draw(1, 0, 0, 2), Draw(0, 1, 0, 2), Draw(0, 0, 2, 2)]
+    seeds = [draw.generator().initial_seed() for draw in draws] + [draws[0].generator(1).initial_seed()]
+    assert len(set(seeds)) == 5
+    assert draws[0].generator().initial_seed() == seeds[0]
+
+
+def test_learning_rate_rises_then_falls_to_zero(tmp_path):
+    plan = config(tmp_path, max_steps=100, warmup=10, learning_rate=1.0)
+    rates = [plan.rate(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == max(rates[9:12]) <= 1.0
+    assert rates[50] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0.0)
+
+
+# ------------------------------------------------------------------------------------------------------ tiny base
+
+
+def test_every_caption_word_is_one_token_and_any_text_can_be_read():
+    tokenizer = base.build_tokenizer()
+    assert tokenizer.model_max_length == 32
+    for word in words():
+        assert tokenizer.tokenize(word) == [word + "</w>"], word
+    assert len(set(tokenizer(" ".join(words())).input_ids)) >= len(words())
+    ids = tokenizer("a dragon, 7 feet tall").input_ids
+    assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+def test_longest_caption_fits():
+    text = "a painting of a medium purple triangle right of a medium yellow triangle and a small orange square"
+    text += " on a slate gradient"
+    assert len(base.build_tokenizer()(text).input_ids) <= 26
+
+
+def test_text_encoder_pools_at_the_end_token():
+    tokenizer = base.build_tokenizer()
+    encoder = base.build_text_encoder(tokenizer).eval()
+    ids = tokenizer(["a red star"], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        output = encoder(ids)
+    assert torch.equal(output.pooler_output[0], output.last_hidden_state[0, 4])  # start, a, red, star, end
+
+
+def test_unet_is_stock_small_and_attends_at_three_sizes():
+    unet = base.build_unet()
+    assert type(unet).__name__ == "UNet2DConditionModel"
+    assert sum(p.numel() for p in unet.parameters()) <= 5_000_000
+    sizes = set()
+    for name, module in unet.named_modules():
+        if type(module).__name__ == "Transformer2DModel":
+            module.register_forward_hook(lambda m, args, out: sizes.add(tuple(args[0].shape[-2:])))
+            assert module.attention_head_dim == 32, name
+    with torch.no_grad():
+        unet(torch.zeros(1, 4, 16, 16), 0, torch.zeros(1, 32, 128))
+    assert sizes == {(16, 16), (8, 8), (4, 4)}
+
+
+def test_saved_base_is_a_stock_pipeline_in_float32_with_the_schedule_of_sd15(tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    task = base_task()
+    task.save(tmp_path)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    assert {part.dtype for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder)} == {torch.float32}
+    scheduler = pipeline.scheduler
+    assert type(scheduler).__name__ == "PNDMScheduler"
+    assert (scheduler.config.beta_start, scheduler.config.beta_end) == (0.00085, 0.012)
+    assert (scheduler.config.beta_schedule, scheduler.config.steps_offset) == ("scaled_linear", 1)
+    assert (scheduler.config.set_alpha_to_one, scheduler.config.skip_prk_steps) == (False, True)
+    picture = pipeline("a large red circle on plain grey", num_inference_steps=2, output_type="np").images[0]
+    assert picture.shape == (64, 64, 3)
+    again = base.load_base(tmp_path)
+    assert_equal(again.unet.state_dict(), {k: v.half().float() for k, v in task.unet.state_dict().items()})
+
+
+def test_going_on_from_saved_weights_counts_the_steps_on(tmp_path):
+    first = tmp_path / "first"
+    fit(base_task(), config(first, max_steps=3))
+    assert base.steps_of(first / "model") == 3
+    result = base.train_base(config(tmp_path / "second", max_steps=5, first_step=3), init_from=first / "model")
+    assert (result.step, result.finished) == (5, True)
+    assert base.steps_of(tmp_path / "second" / "model") == 5
+
+
+def test_captions_are_dropped_and_noise_and_timesteps_differ_by_step():
+    task = base_task()
+    empty = task.tokens([""])[0]
+    batches = [task.batch(Draw(0, step, 8 * step, 8)) for step in range(12)]
+    dropped = sum(int((ids == empty).all()) for batch in batches for ids in batch["input_ids"])
+    assert 2 <= dropped <= 22  # of 96 at one in ten
+    assert not torch.equal(batches[0]["noise"], batches[1]["noise"])
+    assert not torch.equal(batches[0]["timesteps"], batches[1]["timesteps"])
+
+
+def test_cached_latents_come_round_with_other_noise():
+    task = base_task(cache=4)
+    first, again = task.batch(Draw(0, 0, 0, 2)), task.batch(Draw(0, 2, 4, 2))
+    assert torch.equal(first["latents"], again["latents"])
+    assert not torch.equal(first["noise"], again["noise"])
+    with pytest.raises(UsageError, match="multiple"):
+        base_task(cache=3).batch(Draw(0, 0, 0, 2))
+
+
+def test_scaling_factor_brings_latents_to_unit_deviation(tmp_path):
+    from diffusers import AutoencoderKL
+
+    task = vae_task()
+    task.save(tmp_path)
+    loaded = AutoencoderKL.from_pretrained(tmp_path)
+    latents = vae.encode(loaded, vae.held_out_pictures(64)[0]) * loaded.config.scaling_factor
+    assert float(latents.std()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_generated_pictures_do_not_depend_on_the_batch():
+    task = base_task()
+    parts = {"vae": task.vae, "tokenizer": task.tokenizer, "text_encoder": task.text_encoder, "unet": task.unet}
+    prompts = ["a red star", "a blue circle", "a green cross"]
+    together = base.generate(parts, prompts, steps=2)
+    pairs = base.generate(parts, prompts, steps=2, batch_size=2)
+    assert together.shape == (3, 64, 64, 3)
+    assert np.abs(together.astype(int) - pairs.astype(int)).max() <= 1
+
+
+def test_missing_or_contradicting_starts_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="--vae"):
+        base.train_base(config(tmp_path))
+    with pytest.raises(MissingWeightsError, match="train vae"):
+        base.train_base(config(tmp_path), vae=tmp_path / "none")
+    with pytest.raises(MissingWeightsError, match="train base"):
+        base.train_base(config(tmp_path), init_from=tmp_path / "none")
+    with pytest.raises(UsageError, match="1 or more"):
+        fit(attribute_task(), config(tmp_path, batch_size=0))
+
+
+def test_commands_load_no_torch():
+    code = "import sys, brushbench.training.commands; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_command_trains_and_says_where_the_weights_are(tmp_path):
+    from typer.testing import CliRunner
+
+    from brushbench.training.commands import app
+
+    options = [
+        "attributes",
+        "--out",
+        str(tmp_path),
+        "--max-steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--cache-scenes",
+        "8",
+        "--cpu",
+    ]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    assert "Step 2 of 2" in result.output
+    assert (tmp_path / "model" / "model.safetensors").exists()
