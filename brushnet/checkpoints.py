@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from brushnet.model import BrushNetModel
 
-__all__ = ["PUBLISHED_CONFIGS", "check_keys", "check_weights", "load_brushnet"]
+__all__ = ["PUBLISHED_CONFIGS", "check_keys", "check_weights", "load_brushnet", "not_ours"]
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
@@ -127,10 +127,15 @@ def check_keys(
         f"{len(keys)} {kind} ({min(keys)}{', …' if len(keys) > 1 else ''})" for kind, keys in kinds.items() if keys
     ]
     if found:
-        raise ValueError(
-            f"{what} does not hold the weights of this BrushNet branch: {'; '.join(found)}. "
-            "Is it a ControlNet, a U-Net, or a branch of another base model?"
-        )
+        raise not_ours(what, "; ".join(found))
+
+
+def not_ours(what: str, problem: str) -> ValueError:
+    """Return the error for a checkpoint ``what`` that holds something else, as the ``problem`` shows."""
+    return ValueError(
+        f"{what} does not hold the weights of this BrushNet branch: {problem}. "
+        "Is it a ControlNet, a U-Net, or a branch of another base model?"
+    )
 
 
 def check_weights(brushnet: nn.Module, what: str = "The BrushNet branch") -> None:

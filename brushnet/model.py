@@ -34,7 +34,7 @@ from diffusers.models.unets.unet_2d_blocks import (
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from brushnet.checkpoints import check_keys, check_weights
+from brushnet.checkpoints import check_keys, check_weights, not_ours
 
 __all__ = ["BrushNetModel", "BrushNetOutput"]
 
@@ -290,8 +290,8 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         except (ValueError, RuntimeError) as error:
             if "shape" not in str(error):
                 raise
-            problem = str(error).partition(" If you want")[0]  # stock advice: leave such weights random
-            raise ValueError(f"{what} does not hold the weights of this BrushNet branch: {problem}") from error
+            # Stock advice, to leave such weights at random values, is not passed on.
+            raise not_ours(what, str(error).partition(". If you want")[0]) from error
         mismatched = [key for key, *_ in info["mismatched_keys"]]
         check_keys(what, info["missing_keys"], info["unexpected_keys"], mismatched)
         check_weights(brushnet, what)
