@@ -132,13 +132,14 @@ def _sha256(path: str, _size: int, _changed: int) -> str:
 # Finding --------------------------------------------------------------------------------------------------------------
 
 
-def resolve(weights: str | Path | None, needs: Needs) -> WeightFile:
+def resolve(weights: str | Path | None, needs: Needs, download: bool = True) -> WeightFile:
     """Find the file that a metric needs.
 
     Args:
         weights: a file; a folder with ``weights.safetensors`` or a published file name; a hub id (downloaded unless
             cached); ``"tiny"`` for this repository's own small model; ``None`` for the caches of the hub and of torch.
         needs: what is looked for.
+        download: whether a hub id may be fetched; else only its cache counts.
 
     Raises:
         MissingWeightsError: it is not there; the message says how to get it.
@@ -156,7 +157,7 @@ def resolve(weights: str | Path | None, needs: Needs) -> WeightFile:
     if path.is_dir():
         return WeightFile(_in_folder(path, needs))
     if HUB_ID.fullmatch(str(weights)):
-        return WeightFile(_from_hub(str(weights), needs))
+        return WeightFile(_from_hub(str(weights), needs, download))
     raise MissingWeightsError(f"weights={str(weights)!r} is neither a file, a folder nor a hub id. {needs.remedy}.")
 
 
@@ -194,7 +195,7 @@ def _tiny_folder(needs: Needs) -> Path:
         raise MissingWeightsError(f"The tiny model for {needs.what} is not here. {error}") from None
 
 
-def _from_hub(repository: str, needs: Needs) -> Path:
+def _from_hub(repository: str, needs: Needs, download: bool) -> Path:
     """Return the file from the hub's cache, or download it with what belongs to it."""
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
@@ -203,12 +204,14 @@ def _from_hub(repository: str, needs: Needs) -> Path:
         cached = try_to_load_from_cache(repository, name)
         if isinstance(cached, str):
             return Path(cached)
+    if not download:
+        raise MissingWeightsError(f"{repository} is not in the hub's cache; it is downloaded when the metric is used.")
     try:
         offered = set(HfApi().list_repo_files(repository))
         chosen = next((name for name in names if name in offered), None)
         if chosen is not None:
             return Path(snapshot_download(repository, allow_patterns=[chosen, *SIDECARS])) / chosen
-    except (OSError, ValueError) as error:  # the hub's own errors and those of the network are all of these kinds
+    except Exception as error:  # the hub, its transport and the file system each raise kinds of their own
         raise MissingWeightsError(
             f"{needs.what} could not be fetched from the hub id {repository!r} ({error}). {needs.remedy}."
         ) from error

@@ -82,7 +82,7 @@ class Aesthetic(ModelMetric):
     def available(cls, weights: str | Path | None = None) -> str | None:
         """Return ``None`` if CLIP and the head are here, else the reason and the way to get them."""
         try:
-            _head_file(resolve(weights, CLIP_VIT_L14))
+            _head_file(resolve(weights, CLIP_VIT_L14, download=False))
         except WeightsError as error:
             return str(error)
         return None

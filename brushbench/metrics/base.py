@@ -82,10 +82,10 @@ class BaseMetric(ABC):
 
     @classmethod
     def available(cls, weights: str | Path | None = None) -> str | None:
-        """Return ``None`` if every needed file is here, else the reason and the way to get it. Loads nothing."""
+        """Return ``None`` if every needed file is here, else the reason and the way to get it; fetches nothing."""
         for needs in cls.needs:
             try:
-                resolve(weights, needs)
+                resolve(weights, needs, download=False)
             except WeightsError as error:
                 return str(error)
         return None
