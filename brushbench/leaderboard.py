@@ -115,7 +115,7 @@ def make_tables(runs: Sequence[Run], protocol: str = "standard") -> list[Table]:
     for (name, questions, split, prompt_variant), rows in groups.items():
         _refuse_doubles(rows, name, split)
         metrics = _ordered({metric for row in rows for metric in row.cells})
-        rows.sort(key=lambda row: row.reference)
+        rows.sort(key=lambda row: row.reference)  # stable: methods stay as they were named
         tables.append(Table(name, questions, split, prompt_variant, protocol, metrics, directions, tuple(rows)))
     return tables
 
@@ -129,7 +129,7 @@ def _rows(run: Run, protocol: str) -> dict[tuple[str, str], list[Row]]:
         key = (record["split"], record["prompt_variant"], record["variant"])
         cells.setdefault(key, {})[record["metric"]] = Cell(**{field.name: record[field.name] for field in fields(Cell)})
     rows: dict[tuple[str, str], list[Row]] = {}
-    for (split, prompt_variant, variant), found in cells.items():
+    for (split, prompt_variant, variant), found in sorted(cells.items(), key=lambda item: item[0][2] != "raw"):
         pictures = max(cell.n + cell.missing for cell in found.values())
         row = Row(run.config.name, variant, run.is_reference, pictures, found)
         rows.setdefault((split, prompt_variant), []).append(row)

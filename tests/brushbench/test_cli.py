@@ -108,7 +108,8 @@ def test_inpaint_repaints_the_hole_and_nothing_else(tmp_path: Path) -> None:
     done = brushbench("inpaint", "p.png", "m.png", "a wall", "-o", "o.png", "--model", "telea", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = np.asarray(Image.open(tmp_path / "o.png"))
-    assert np.abs(result.astype(int) - 200).max() <= 1
+    assert np.abs(result.astype(int) - 200).max() <= 5  # the dark patch in the hole is gone
+    assert (result[:, 43:] == picture[:, 43:]).all()  # beyond the reach of the blurred border
 
 
 def test_data_preview_draws_a_row_a_picture(tmp_path: Path) -> None:

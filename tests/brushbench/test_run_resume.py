@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -36,7 +37,10 @@ def contents(run_folder: Path) -> dict[str, str]:
     files = [
         f for f in sorted(run_folder.rglob("*")) if f.is_file() and f.name not in left_out and "locks" not in f.parts
     ]
-    return {str(f.relative_to(run_folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    found = {str(f.relative_to(run_folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    header = json.loads((run_folder / "run.json").read_text())
+    header.pop("where")  # machine and git revision: the checkout may move on while this test runs
+    return {**found, "run.json": json.dumps(header, sort_keys=True)}
 
 
 @pytest.fixture(scope="module")
