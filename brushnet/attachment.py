@@ -90,7 +90,7 @@ def attach(
             encoder_hidden_states=call["encoder_hidden_states"] if text is None else text,
             conditioning_scale=conditioning_scale,
             added_cond_kwargs=call.get("added_cond_kwargs"),
-            guess_mode=guess_mode,
+            guess_mode=guess_mode or brushnet.config.global_pool_conditions,
         )
         slot.set(output)
 

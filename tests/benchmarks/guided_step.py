@@ -1,0 +1,149 @@
+"""One guided SD 1.5 step at 512x512: the branch run once for both guidance halves, against run on both.
+
+::
+
+    python -m tests.benchmarks.guided_step --flops-only     # seconds, needs no weights in memory
+    python -m tests.benchmarks.guided_step                  # minutes, 7 GB
+
+The step: branch, U-Net with the residuals, guidance at 7.5, DDIM; float32, random weights, latents of 64x64. Arithmetic
+is counted on the meta device, for on a CPU torch's counter scores attention as zero. Time is the median over
+interleaved pairs of runs on the same, ever new inputs, the order alternating, after one warm-up of each.
+
+Exit code 1 if a share is above its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from brushnet import BrushNetModel, inject, injection
+from brushnet.injection import Slot, guided_residuals
+
+MAX_ARITHMETIC = 0.85  # of the same step with the branch run on both halves
+MAX_TIME = 0.87
+CONFIGS = Path(__file__).parents[1] / "golden" / "brushnet" / "keys_sd15.json"
+GUIDANCE = 7.5
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+def make_models(device: str) -> tuple[UNet2DConditionModel, BrushNetModel]:
+    """Return the real-size U-Net and its branch, whose residuals are not zero."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        unet = UNet2DConditionModel(**json.loads(CONFIGS.read_text())["unet_config"])
+    brushnet = BrushNetModel.from_unet(unet)
+    for conv in (*brushnet.brushnet_down_blocks, brushnet.brushnet_mid_block, *brushnet.brushnet_up_blocks):
+        torch.nn.init.normal_(conv.weight, std=0.02)
+    return unet.eval().requires_grad_(False), brushnet.eval().requires_grad_(False)
+
+
+def make_inputs(device: str, seed: int) -> Inputs:
+    """Return latents, conditioning and text for one sample."""
+    shapes = ((1, 4, 64, 64), (1, 5, 64, 64), (2, 77, 768))
+    if device == "meta":
+        return tuple(torch.empty(shape, device=device) for shape in shapes)
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+def guided_step(
+    unet: UNet2DConditionModel, brushnet: BrushNetModel, slot: Slot, scheduler: DDIMScheduler, inputs: Inputs
+) -> Tensor:
+    """Take one denoising step as the pipelines do."""
+    latents, conditioning, text = inputs
+    timestep, sample = scheduler.timesteps[len(scheduler.timesteps) // 2], torch.cat([latents] * 2)
+    slot.set(guided_residuals(brushnet, sample, timestep, conditioning, guided=True))
+    unconditional, conditional = unet(sample, timestep, encoder_hidden_states=text).sample.chunk(2)
+    prediction = unconditional + GUIDANCE * (conditional - unconditional)
+    return scheduler.step(prediction, timestep, latents).prev_sample
+
+
+@contextmanager
+def halves(agree: bool) -> Iterator[None]:
+    """Tell the guided step whether the halves agree, instead of letting it compare them."""
+    with mock.patch.object(injection, "_halves_agree", return_value=agree):
+        yield
+
+
+def make_scheduler() -> DDIMScheduler:
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+    scheduler.set_timesteps(50)
+    return scheduler
+
+
+def arithmetic() -> tuple[int, int]:
+    """Count the floating-point operations of a step with the branch run once, and on both halves."""
+    unet, brushnet = make_models("meta")
+    counts = []
+    for once in (True, False):
+        with halves(once), inject(unet) as slot, FlopCounterMode(display=False) as counter, torch.no_grad():
+            guided_step(unet, brushnet, slot, make_scheduler(), make_inputs("meta", 0))
+        counts.append(counter.get_total_flops())
+    return counts[0], counts[1]
+
+
+def wall_time(repeats: int) -> tuple[list[float], list[float], float]:
+    """Return the seconds of every step, once and on both halves, and the largest relative difference of results."""
+    unet, brushnet = make_models("cpu")
+    scheduler, seconds, worst = make_scheduler(), {True: list[float](), False: list[float]()}, 0.0
+    with torch.no_grad(), inject(unet) as slot:
+        for repeat in range(repeats + 1):
+            inputs, results = make_inputs("cpu", seed=repeat), {}
+            for once in (True, False) if repeat % 2 else (False, True):
+                start = time.perf_counter()
+                if once:  # as it is, comparing included
+                    results[once] = guided_step(unet, brushnet, slot, scheduler, inputs)
+                else:
+                    with halves(False):
+                        results[once] = guided_step(unet, brushnet, slot, scheduler, inputs)
+                if repeat:  # the first pair warms up
+                    seconds[once].append(time.perf_counter() - start)
+            difference = (results[True] - results[False]).abs().max() / results[False].abs().max()
+            worst = max(worst, float(difference))
+    return seconds[True], seconds[False], worst
+
+
+def main() -> int:
+    """Print both shares; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flops-only", action="store_true", help="count arithmetic, measure no time")
+    parser.add_argument("--repeats", type=int, default=5, help="timed pairs of runs (default 5)")
+    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+
+    once, both = arithmetic()
+    share = once / both
+    print(
+        f"arithmetic  once {once / 1e12:.3f}  both {both / 1e12:.3f} TFLOP  share {share:.3f}  limit {MAX_ARITHMETIC}"
+    )
+    fine = share <= MAX_ARITHMETIC
+    if not options.flops_only:
+        fast, slow, difference = wall_time(options.repeats)
+        share = statistics.median(fast) / statistics.median(slow)
+        print(
+            f"time        once {statistics.median(fast):.2f}  both {statistics.median(slow):.2f} s (median of "
+            f"{options.repeats}, {torch.get_num_threads()} threads)  share {share:.3f}  limit {MAX_TIME}"
+        )
+        print(f"            once {[round(t, 2) for t in fast]}  both {[round(t, 2) for t in slow]}")
+        print(f"result      largest relative difference of the latents {difference:.1e}")
+        fine = fine and share <= MAX_TIME
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
