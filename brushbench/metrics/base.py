@@ -238,7 +238,7 @@ class ModelMetric(BaseMetric):
 
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(f"{self.name} under {self.protocol}: {text}", PublishedDefectWarning, stacklevel=4)
+            warnings.warn(f"{self.name} under {self.protocol}: {text}", PublishedDefectWarning, stacklevel=2)
 
 
 def in_groups(pictures: Sequence[Picture], limit: int = 16) -> Iterator[list[int]]:
