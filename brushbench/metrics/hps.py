@@ -105,7 +105,7 @@ class HpsV2(_Hps):
             licence="Apache-2.0",
             source="xswu/HPSv2 (hub)",
             hub=("xswu/HPSv2",),
-            tiny="hps_v2",
+            tiny="hps",
         ),
     )
 
@@ -122,6 +122,6 @@ class HpsV21(_Hps):
             licence="Apache-2.0",
             source="xswu/HPSv2 (hub)",
             hub=("xswu/HPSv2",),
-            tiny="hps_v2.1",
+            tiny="hps",
         ),
     )

@@ -30,13 +30,6 @@ KINDS = {  # a case is known by what it records, not by its folder's name
     "tokens": lambda case: "vocab_sha256" in case,
 }
 
-CLASSES = {
-    "clip_score": "brushbench.metrics.clip:ClipScore",
-    "aesthetic": "brushbench.metrics.aesthetic:Aesthetic",
-    "image_reward": "brushbench.metrics.image_reward:ImageReward",
-    "hps_v2.1": "brushbench.metrics.hps:HpsV21",
-}
-
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test a recorded case of the kind that the test's argument names."""
@@ -105,7 +98,7 @@ def test_published_gap_is_in_the_recorded_numbers(pixel_case):
 
 
 def load(name: str, folder: Path, protocol: str = "brushnet-paper"):
-    return brushbench.load_metric(CLASSES.get(name, name), protocol=protocol, weights=folder)
+    return brushbench.load_metric(name, protocol=protocol, weights=folder)
 
 
 def score_all(metric, folder: Path, case: dict, results: list[dict]) -> list[float]:

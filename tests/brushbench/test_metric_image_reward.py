@@ -60,6 +60,15 @@ def test_caption_and_picture_both_matter(folder):
     assert len({round(score, 4) for score in scores}) == 3
 
 
+def test_half_precision_is_near(folder):
+    [picture] = random_pictures(3, (64, 64))
+    full, half = (
+        ImageReward(weights=folder, dtype=d)([picture], [make_sample(picture)])[0] for d in ("float32", "bfloat16")
+    )
+    assert half != full
+    assert half == pytest.approx(full, rel=0.1, abs=5)
+
+
 def test_both_protocols_share_one_pass(folder):
     [picture] = random_pictures(4, (64, 64))
     store = Features()

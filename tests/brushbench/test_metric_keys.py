@@ -72,6 +72,21 @@ def test_clip_in_both_forms():
     assert clip_model._translated(config.to_dict(), "stock")["vision_cfg"]["head_width"] == 64
 
 
+def test_what_the_keys_do_not_tell():
+    """Normalisation and activation: wrong ones load without complaint and move every score."""
+    with torch.device("meta"):
+        reward = image_reward.build_model(image_reward.find_config(NOWHERE))
+        openai = clip_model.build_model(clip_model.find_config(NOWHERE))
+        human = clip_model.build_model(clip_model.find_config(NOWHERE, hps.ARCHITECTURE))
+    for part, epsilon in (("vision", 1e-6), ("text", 1e-12)):
+        norms = [m for m in reward.get_submodule(part).modules() if isinstance(m, torch.nn.LayerNorm)]
+        assert {norm.eps for norm in norms} == {epsilon}
+    assert reward.get_submodule("text.encoder.layer.0.attention.self").num_attention_heads == 12
+    for model, activation in ((openai, "QuickGELU"), (human, "GELU")):
+        blocks = [*model.visual.transformer.resblocks, *model.transformer.resblocks]
+        assert {type(block.mlp.gelu).__name__ for block in blocks} == {activation}
+
+
 def test_one_key_too_few_or_too_many_is_refused():
     keys = published("imagereward_keys.txt")
     with torch.device("meta"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import lpips
 import numpy as np
 import pytest
@@ -45,7 +47,8 @@ def case() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def package_distance(backbone, a: np.ndarray, b: np.ndarray, spatial: bool) -> np.ndarray:
     """The distance by the lpips package, of float (H, W, 3) in -1..1."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package calls torchvision in an old way
         model = lpips.LPIPS(net="squeeze", pnet_rand=True, spatial=spatial, verbose=False).eval()
     taps = iter(backbone.features)
     for number in range(1, 8):
@@ -97,6 +100,14 @@ def test_batch_size_and_shared_references_change_nothing(weights, case, protocol
     assert store.computed["reference"] == references
     assert store.shared["reference"] == 6 - references
     assert store.computed["model"] == 1
+
+
+def test_half_precision_is_near(weights, case):
+    picture, reference, hole = case
+    sample = make_sample(reference, hole)
+    full, half = (LPIPS(weights=weights, dtype=d)([picture], [sample])[0] for d in ("float32", "bfloat16"))
+    assert half != full
+    assert half == pytest.approx(full, rel=0.1)
 
 
 def test_nothing_kept(weights, case):
