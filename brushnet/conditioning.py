@@ -127,7 +127,7 @@ def encode_conditioning(
     Warns:
         UserWarning: a mask keeps everything, or nothing, at latent size.
     """
-    parameter = next(vae.parameters())
+    dtype = next(vae.parameters()).dtype
     pixels, keep = masked_pixels(image, hole, vae_factor(vae), height, width)
     rows = batch_size or pixels.shape[0]
     mean, std = _posterior(vae, pixels)
@@ -137,7 +137,7 @@ def encode_conditioning(
     _refuse_nan(latents)
     keep = F.interpolate(keep, size=latents.shape[-2:], mode="nearest").to(latents)
     _warn_of_uniform(keep)
-    return torch.cat([latents, keep], dim=1).to(parameter.dtype)
+    return torch.cat([latents, keep], dim=1).to(dtype)
 
 
 def picture_size(image: Pictures, factor: int, height: int | None = None, width: int | None = None) -> tuple[int, int]:

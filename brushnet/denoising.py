@@ -138,6 +138,8 @@ class BrushNetPipelineMixin:
         batch = prompts * stock["num_images_per_prompt"]
         inputs = prepare(self, branch, prompts, batch, guided)
         guess_mode = branch.guess_mode or self.brushnet.config.global_pool_conditions
+        if stock["clip_skip"] is not None:
+            _restore_text_model(self.text_encoder)
         with steered(self, inputs.conditioning, batch, branch.scale, window, guess_mode):
             return stock_call(
                 **stock, height=inputs.height, width=inputs.width, latents=inputs.latents, generator=generator
@@ -175,6 +177,13 @@ class Inputs:
     latents: Tensor
     height: int
     width: int
+
+
+def _restore_text_model(text_encoder: torch.nn.Module | None) -> None:
+    """Give a CLIP text encoder of transformers 5 the ``text_model`` that stock ``clip_skip`` still reaches through."""
+    if text_encoder is not None and not hasattr(text_encoder, "text_model"):
+        # Past nn.Module's own setter: a module registered in itself would never end its traversals.
+        object.__setattr__(text_encoder, "text_model", text_encoder)
 
 
 def check_fit(brushnet: BrushNetModel, unet: UNet2DConditionModel) -> None:

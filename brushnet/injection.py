@@ -123,8 +123,7 @@ def inject(unet: UNet2DConditionModel, output: Residuals | None = None) -> Itera
         RuntimeError: the U-Net was compiled before.
     """
     base = getattr(unet, "_orig_mod", unet)
-    outermost = base not in _INSTALLED
-    installation = _install(unet, base) if outermost else _INSTALLED[base]
+    installation = _INSTALLED[base] if base in _INSTALLED else _install(unet, base)
     slot = Slot(installation.counts)
     installation.slots.append(slot)
     try:
@@ -132,7 +131,7 @@ def inject(unet: UNet2DConditionModel, output: Residuals | None = None) -> Itera
         yield slot
     finally:
         installation.slots.remove(slot)
-        if outermost:
+        if not installation.slots:  # the last one out
             del _INSTALLED[base]
             for handle in installation.handles:
                 handle.remove()
@@ -257,12 +256,14 @@ def guided_residuals(
     rows = len(sample) // 2 if once else len(sample)
     reads = {name: _rows(name, tensor, rows, len(sample), guided) for name, tensor in reads.items()}
     added = {name: reads.pop(name) for name in ("text_embeds", "time_ids") if name in reads}
-    output: BrushNetOutput = brushnet(
+    residuals = brushnet(
         **{"timestep": timestep, **reads},
         conditioning_scale=float(conditioning_scale),
         added_cond_kwargs=added or None,
         guess_mode=guess_mode,
+        return_dict=False,  # accelerate's offloading hooks rebuild outputs, and can rebuild tuples only
     )
+    output = BrushNetOutput(*residuals)
     if not once:
         return output
     return _map(output, lambda half: torch.cat([torch.zeros_like(half) if guess_mode else half, half]))

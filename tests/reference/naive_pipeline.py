@@ -1,13 +1,15 @@
 """A straightforward BrushNet denoising loop: no hooks, no sharing of halves, no stock pipeline.
 
-The branch runs on both guidance halves at every step, also at scale 0, as the published code does. The U-Net is walked
-layer by layer, so that the places of the residuals do not depend on the code under test.
+The branch runs on both guidance halves at every step, also at scale 0, as the published code does, and the U-Net is
+walked layer by layer.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+
+from tests.reference.naive_injection import predict
 
 
 def naive_conditioning(vae, image: np.ndarray, hole: np.ndarray) -> torch.Tensor:
@@ -19,40 +21,6 @@ def naive_conditioning(vae, image: np.ndarray, hole: np.ndarray) -> torch.Tensor
     block = image.shape[0] // latents.shape[-2]
     keep = torch.from_numpy(~hole[::block, ::block]).float()[None, None]
     return torch.cat([latents, keep], dim=1)
-
-
-def naive_unet(unet, sample, t, text, down, mid, up, added=None) -> torch.Tensor:
-    """Walk a stock U-Net and add the residuals by hand; skip 0 stays clean."""
-    down, up = list(down), list(up)
-
-    def pairs(block, hidden, skips=None):
-        attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
-        for resnet, attention in zip(block.resnets, attentions, strict=True):
-            hidden = resnet(hidden if skips is None else torch.cat([hidden, skips.pop()], dim=1), emb)
-            if attention is not None:
-                hidden = attention(hidden, encoder_hidden_states=text, return_dict=False)[0]
-            yield (hidden := hidden + (down if skips is None else up).pop(0))
-
-    emb = unet.time_embedding(unet.time_proj(torch.as_tensor(t).reshape(1).expand(len(sample))).to(sample.dtype))
-    if added is not None:
-        sizes = unet.add_time_proj(added["time_ids"].flatten()).reshape(len(sample), -1)
-        emb = emb + unet.add_embedding(torch.cat([added["text_embeds"], sizes], dim=-1))
-
-    hidden = unet.conv_in(sample)
-    skips = [hidden]
-    hidden = hidden + down.pop(0)
-    for block in unet.down_blocks:
-        skips += pairs(block, hidden)
-        hidden = skips[-1]
-        for sampler in block.downsamplers or []:
-            hidden = sampler(hidden) + down.pop(0)
-            skips.append(hidden)
-    hidden = unet.mid_block(hidden, emb, encoder_hidden_states=text) + mid
-    for block in unet.up_blocks:
-        *_, hidden = pairs(block, hidden, skips)
-        for sampler in block.upsamplers or []:
-            hidden = sampler(hidden, skips[-1].shape[-2:]) + up.pop(0)
-    return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
 
 
 @torch.no_grad()
@@ -100,7 +68,8 @@ def naive_denoise(
         if guess and guided:
             for residual in (*down, mid, *up):
                 residual[: len(latents)] = 0
-        noise = naive_unet(unet, sample, t, text, down, mid, up, added)
+        inputs = {"sample": sample, "timestep": t, "encoder_hidden_states": text, "added_cond_kwargs": added or {}}
+        noise = predict(unet, inputs, down, mid, up)
         if guided:
             without, with_text = noise.chunk(2)
             noise = without + guidance * (with_text - without)
