@@ -77,18 +77,20 @@ def eval(  # noqa: A001 - the command's own name
     The same command again continues where it stopped, however it stopped.
     """
     from brushbench.evaluation import choose_columns, evaluate
+    from brushbench.features import Features
     from brushbench.registry import parse_spec
 
     labels = _labels(model, name)
     choose_columns(metrics)  # unknown names fail before anything is loaded
     specs = [str(parse_spec(text)) for text in model]
     benchmark = _benchmark(bench, data, split, limit, skip_bad)
+    features = Features(low_memory=low_memory)
     runs = [
         evaluate(
             spec, benchmark, out=_folder(out, benchmark.name, label), name=label, metrics=metrics, variants=variants,
             limit=limit, seed=seed, repeats=repeats, batch_size=batch_size, negative_prompt=negative_prompt,
             shard=shard, weights=_weights(weights), device=device, dtype=dtype, low_memory=low_memory,
-            retry_failed=retry_failed,
+            features=features, retry_failed=retry_failed,
         )
         for spec, label in zip(specs, labels, strict=True)
     ]  # fmt: skip

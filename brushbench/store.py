@@ -57,7 +57,7 @@ class PictureRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score, or the reason why there is none (``value`` is then ``None``)."""
+    """One score, or the reason why there is none (``value`` is ``None``); beside a score ``reason`` is a remark."""
 
     sample: str
     split: str

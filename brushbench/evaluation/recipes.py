@@ -13,6 +13,7 @@ from brushbench.evaluation.generation import ImageFolder, Method, NoPicture, Sou
 from brushbench.evaluation.loading import load_benchmark, load_inpainter
 from brushbench.evaluation.provenance import make_header
 from brushbench.evaluation.scoring import Scoring, choose_columns, choose_variants, score
+from brushbench.features import Features
 from brushbench.registry import Spec, parse_spec
 from brushbench.runs import Run
 from brushbench.store import RunFolder
@@ -40,6 +41,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
     low_memory: bool = False,
+    features: Features | None = None,
     retry_failed: bool = False,
     notify: Callable[[str], None] | None = None,
 ) -> Run:
@@ -63,6 +65,7 @@ def evaluate(
         device: ``auto`` takes CUDA where there is one.
         dtype: of the method's weights.
         low_memory: keep one metric model in memory at a time.
+        features: as in :class:`Scoring`; share one between calls on the same benchmark.
         retry_failed: make pictures that failed in an earlier session again.
         notify: called with sentences for a person; nothing is printed without it.
 
@@ -70,7 +73,7 @@ def evaluate(
         UnknownNameError: an unknown name, before any weight is loaded.
         ConfigMismatchError: the folder holds a run of other settings.
     """
-    scoring = Scoring(metrics, variants, weights or {}, device, low_memory=low_memory)
+    scoring = Scoring(metrics, variants, weights or {}, device, low_memory=low_memory, features=features)
     choose_columns(metrics)
     data = load_benchmark(benchmark, split, limit) if isinstance(benchmark, str | Path) else benchmark
     spec = parse_spec(inpainter) if isinstance(inpainter, str) else Spec(type(inpainter).__name__, {})

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from brushbench import registry
 from brushbench.engines import local
@@ -15,12 +14,15 @@ from brushbench.engines.shard import Shard
 from brushbench.errors import MissingWeightsError, RunError, UnknownNameError, UsageError
 from brushbench.evaluation.loading import load_metric
 from brushbench.evaluation.plan import Batch, make_plan
+from brushbench.features import Features
 from brushbench.runs import Run
 from brushbench.store import PictureRow, RunFolder, ScoreRow
 from brushbench.types import JSON, PROTOCOLS, Benchmark, Capabilities, Metric, Picture, Sample, Score, Unscored
 from brushbench.variants import VARIANTS, make_variant
 
-__all__ = ["Scoring", "choose_columns", "choose_variants", "score"]
+__all__ = ["CAPTION_CUT", "Scoring", "choose_columns", "choose_variants", "score"]
+
+CAPTION_CUT = "the caption is longer than the model reads and was cut"  # beside a score, not in its place
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Scoring:
         device: of the metric models.
         dtype: of the metric models.
         low_memory: keep one metric model in memory at a time; slower.
+        features: what several calls share: models, captions, references; ``None`` starts afresh.
     """
 
     metrics: str | Sequence[str] = "auto"
@@ -42,6 +45,7 @@ class Scoring:
     device: str = "auto"
     dtype: str = "float32"
     low_memory: bool = False
+    features: Features | None = None  # share captions, models and references with other calls
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,11 @@ def score(
     if not redo:
         pairs = [p for p in pairs if not _is_complete(folder, p, variants, len(benchmark) * run.config.repeats)]
     unavailable: dict[str, str] = {}
+    features = scoring.features or Features(low_memory=scoring.low_memory)
     for group in [[pair] for pair in pairs] if scoring.low_memory else [pairs]:
         columns = list(_load(group, scoring, unavailable))
         with folder.lock(f"score-{shard}"):
-            _score_columns(folder, benchmark, run.config.name, mine, columns, variants)
+            _score_columns(folder, benchmark, run.config.name, mine, columns, variants, features)
         for column in columns:
             _merge_if_complete(folder, column, variants, plan)
     for name, reason in unavailable.items():
@@ -123,10 +128,8 @@ def _score_columns(
     batches: Sequence[Batch],
     columns: Sequence[Column],
     variants: Sequence[str],
+    features: Features,
 ) -> None:
-    from brushbench.features import Features
-
-    features = Features()
     parts = {column: column.part(variants) for column in columns}
     todo = [b for b in batches if any(not folder.part(part, b.number).is_file() for part in parts.values())]
     for batch in local.track(todo, f"{title}: score", lambda b: len(b.indexes)):
@@ -149,44 +152,41 @@ def _score_batch(
     pictures: Sequence[Picture],
     rows: Sequence[PictureRow],
     samples: Sequence[Sample],
-    features: Any,
+    features: Features,
 ) -> list[ScoreRow]:
     good = [sample for row, sample in zip(rows, samples, strict=True) if row.state == "ok"]
     values = iter(metric(pictures, good, features)) if good else iter(())
+    was_cut = getattr(metric, "was_cut", lambda _: False)
     result = []
     for row, sample in zip(rows, samples, strict=True):
         value: Score = next(values) if row.state == "ok" else Unscored(f"{row.state}: {row.reason}")
         if isinstance(value, float) and math.isnan(value):
             value = Unscored("the metric returned NaN")
         number, reason = (None, value.reason) if isinstance(value, Unscored) else (float(value), "")
+        if number is not None and was_cut(sample.prompt):
+            reason = CAPTION_CUT
         prompt_variant = sample.meta.get("prompt_variant", "caption")
-        result.append(
-            ScoreRow(
-                sample.id,
-                sample.split,
-                prompt_variant,
-                row.repeat,
-                variant,
-                metric.name,
-                metric.protocol,
-                number,
-                reason,
-            )
-        )
+        key = (sample.id, sample.split, prompt_variant, row.repeat, variant, metric.name, metric.protocol)
+        result.append(ScoreRow(*key, number, reason))
     return result
 
 
 def _merge_if_complete(folder: RunFolder, column: Column, variants: Sequence[str], plan: Sequence[Batch]) -> None:
     part = column.part(variants)
-    if len(folder.scored_batches(part)) == len(plan):
-        metric = column.metric
-        folder.merge(part)
-        shown: dict[str, JSON] = {
-            "unit": metric.unit,
-            "higher_is_better": metric.higher_is_better,
-            "region": metric.region,
-        }
-        folder.record_metric(column.name, {**shown, **metric.describe(), "variants": list(variants)})
+    if len(folder.scored_batches(part)) != len(plan):
+        return
+    metric = column.metric
+    folder.merge(part)
+    scores = folder.scores()
+    mine = (scores["metric"] == metric.name) & (scores["protocol"] == metric.protocol)
+    header: dict[str, JSON] = {
+        "unit": metric.unit,
+        "higher_is_better": metric.higher_is_better,
+        "region": metric.region,
+        "variants": list(variants),
+        "captions_cut": int(scores[mine & (scores["reason"] == CAPTION_CUT)]["sample"].nunique()),
+    }
+    folder.record_metric(column.name, {**metric.describe(), **header})
 
 
 def choose_columns(metrics: str | Sequence[str]) -> list[tuple[str, str]]:

@@ -207,6 +207,10 @@ class ModelMetric(BaseMetric):
         """How many different captions were too long for the model and were cut."""
         return len(self._cut)
 
+    def was_cut(self, prompt: str) -> bool:
+        """Whether a caption that this metric has scored was too long for the model."""
+        return prompt in self._cut
+
     def _count_cut(self, prompt: str) -> None:
         self._cut.add(prompt)
 

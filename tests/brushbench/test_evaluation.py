@@ -164,6 +164,16 @@ def test_a_missing_weight_is_shown_with_the_way_to_get_it_and_the_run_goes_on(
     assert "unavailable" in run.metrics["lpips@standard"]
 
 
+def test_a_metric_of_one_s_own_scores_and_its_cut_captions_are_counted(data: Path, tmp_path: Path) -> None:
+    metric = f"{Path(toys.__file__)}:Brightness"
+    run = brushbench.evaluate(toys.Noise(), data, out=tmp_path / "r", metrics=[metric], variants="raw")
+    assert run.metrics["bright@standard"]["captions_cut"] == 1
+    unscored = run.scores[run.scores.value.isna()]
+    assert set(unscored["sample"]) == {"000000001"}
+    assert set(unscored["reason"]) == {"odd"}
+    assert run.scores[run.scores["sample"] == "000000002"]["value"].notna().all()
+
+
 # Pictures made elsewhere ----------------------------------------------------------------------------------------------
 
 

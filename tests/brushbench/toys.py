@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from brushbench.masks import encode_rle
-from brushbench.types import JSON, Capabilities, InpaintRequest, Picture
+from brushbench.types import JSON, Capabilities, InpaintRequest, Picture, Sample, Unscored
 
 
 def write_benchmark(root: Path, pictures: int = 5, height: int = 48, width: int = 40) -> Path:
@@ -76,3 +76,24 @@ class Slow(Noise):
 
     def describe(self) -> Mapping[str, JSON]:
         return {"method": "slow noise"}
+
+
+class Brightness:
+    """Mean of the picture; reads three words of a caption, and has no score for pictures of nothing but even ids."""
+
+    protocols = ("standard",)
+
+    def __init__(self, protocol: str = "standard") -> None:
+        self.name, self.protocol, self.unit, self.higher_is_better, self.region = "bright", protocol, "", True, "whole"
+
+    def describe(self) -> Mapping[str, JSON]:
+        return {"metric": self.name}
+
+    def was_cut(self, prompt: str) -> bool:
+        return prompt.endswith("2")
+
+    def __call__(
+        self, pictures: Sequence[Picture], samples: Sequence[Sample], features: object = None
+    ) -> list[float | Unscored]:
+        means = [float(picture.mean()) for picture in pictures]
+        return [m if s.id != "000000001" else Unscored("odd") for m, s in zip(means, samples, strict=True)]
