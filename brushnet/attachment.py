@@ -48,7 +48,7 @@ def attach(
     Every call of ``pipe.unet`` first runs the branch on the same latents, timestep and (SDXL) added conditions, once
     for both guidance halves where they are equal (:func:`brushnet.injection.guided_residuals`). On exit, also by an
     exception, pipeline and U-Net are as before. What lies outside the hole is guided, not pasted: see
-    :func:`brushnet.blend`.
+    :func:`brushnet.blend`. To compile the U-Net, open a :func:`brushnet.inject` around, compile there, attach inside.
 
     Args:
         pipe: any pipeline with a ``UNet2DConditionModel`` as ``unet`` and, if pictures are given, a ``vae``.

@@ -200,14 +200,14 @@ def _load_file(path: Path, dtype: torch.dtype) -> BrushNetModel:
 def _read(path: Path) -> dict[str, Tensor]:
     """Read a file of tensors and nothing else: no pickle runs code here."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
         raise OSError(
             f"{path} is damaged, or holds more than weights: a pickle that could run code is not opened. Use a "
             ".safetensors file."
         ) from error
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise not_ours(str(path), "it is no mapping of names to tensors")
     return weights
 
 

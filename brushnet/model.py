@@ -549,5 +549,8 @@ def _weights_from_unet(brushnet: BrushNetModel, unet: UNet2DConditionModel) -> d
             weights[name] = source[name]
     lacking = sorted(set(brushnet.state_dict()) - set(weights))
     if lacking:
-        raise ValueError(f"The U-Net lacks {len(lacking)} weights that its branch needs, the first is {lacking[0]}.")
+        raise ValueError(
+            f"The U-Net lacks {len(lacking)} weights that its branch needs, the first is {lacking[0]}. Give it the "
+            "base model's own U-Net, without adapters."
+        )
     return weights

@@ -162,6 +162,12 @@ def test_a_file_of_something_else(tmp_path: Path) -> None:
         load_brushnet(tmp_path / "other.safetensors")
 
 
+def test_a_file_that_is_no_state_dict(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "step": 3}, tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="it is no mapping of names to tensors"):
+        load_brushnet(tmp_path / "run.pt")
+
+
 class Malice:
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -171,6 +171,18 @@ def test_gradients_reach_the_branch_through_a_frozen_checkpointed_unet(unet: UNe
     assert max(relative(b, a) for a, b in zip(*grads, strict=True) if a.any()) < 1e-4
 
 
+def test_injections_may_end_in_any_order(unet: UNet2DConditionModel) -> None:
+    output, inputs, before = residuals_for(unet), make_inputs(unet), hooks_of(unet)
+    outer, inner = inject(unet), inject(unet, output)
+    outer.__enter__()
+    inner.__enter__()
+    expected = unet(**inputs).sample
+    outer.__exit__(None, None, None)
+    assert torch.equal(unet(**inputs).sample, expected)
+    inner.__exit__(None, None, None)
+    assert hooks_of(unet) == before
+
+
 # ---------------------------------------------------------------------------------------------------- bad input
 
 
@@ -363,6 +375,18 @@ def test_other_latents_in_each_half_need_both(monkeypatch: pytest.MonkeyPatch) -
     guided_residuals(brushnet, **inputs, brushnet_cond=make_cond(2), guided=True)
     guided_residuals(brushnet, **inputs, brushnet_cond=torch.cat([make_cond(2)] * 2), guided=False)
     assert counted.rows == [4, 4]
+
+
+def test_a_timestep_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = make_unet()
+    brushnet, inputs, cond = make_branch(unet), guided_inputs(unet), torch.cat([make_cond(2)] * 2)
+    counted = Counted(brushnet, monkeypatch)
+    for steps in (torch.tensor([9, 8, 9, 8]), torch.tensor([9, 8, 7, 6])):
+        inputs["timestep"] = steps
+        ours = all_of(guided_residuals(brushnet, **inputs, brushnet_cond=cond, guided=True))
+        expected = all_of(brushnet(**inputs, brushnet_cond=cond))
+        assert max(relative(a, b) for a, b in zip(ours, expected, strict=True)) < 1e-5
+    assert counted.rows == [2, 4, 4, 4]
 
 
 def test_branch_with_text_runs_twice_unless_its_texts_agree(monkeypatch: pytest.MonkeyPatch) -> None:
