@@ -362,7 +362,7 @@ def test_hooks_are_gone_after_a_call_and_after_an_exception(pipe, call):
         assert not module._forward_pre_hooks
 
 
-@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("in_place", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_compiled_unet_and_branch_give_the_same_latents(pipe, call, in_place):
     expected = run(pipe, call)
     torch.compiler.reset()
