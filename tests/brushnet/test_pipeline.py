@@ -11,12 +11,20 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
 from brushnet import BrushNetModel, StableDiffusionBrushNetPipeline, encode_conditioning, inject
 from tests.brushnet.tiny import make_branch, make_unet, relative
-from tests.brushnet.tiny_pipelines import DDIM, generator, make_picture, make_pipe, make_vae
+from tests.brushnet.tiny_pipelines import (
+    DDIM,
+    generator,
+    load_ip_adapter,
+    make_picture,
+    make_pipe,
+    make_vae,
+    make_xl_pipe,
+)
 from tests.reference.naive_pipeline import naive_conditioning, naive_denoise
 
 TOLERANCE = 2e-5
@@ -285,6 +293,21 @@ def test_text_clip_skip_and_timesteps_go_through(pipe, call):
     pipe.scheduler = diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear")
     run(pipe, call, timesteps=[900, 500, 100])
     assert pipe.scheduler.timesteps.tolist() == [900, 500, 100]
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_xl_pipe])
+def test_an_image_prompt_reaches_the_unet_and_not_the_branch(call, make):
+    pipe = make()
+    load_ip_adapter(pipe.unet)
+    call |= TEXT
+    call["ip_adapter_image_embeds"] = [torch.randn(2, 1, 8, generator=generator(7))]
+    kind = StableDiffusionPipeline if make is make_pipe else StableDiffusionXLPipeline
+    stock = kind.from_pipe(pipe)
+    stock.set_progress_bar_config(disable=True)
+    silent, heard = (run(pipe, call, brushnet_conditioning_scale=scale) for scale in (0.0, 1.0))
+    del call["image"], call["mask"]
+    assert torch.equal(silent, run(stock, call, height=32, width=32))
+    assert not torch.equal(silent, heard)
 
 
 def test_a_vae_of_factor_4_sets_the_sizes(call):

@@ -110,3 +110,21 @@ def make_picture(seed: int = 0, height: int = 32, width: int = 32) -> tuple[np.n
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
+
+
+def load_ip_adapter(unet: Any) -> None:
+    """Give a U-Net an image prompt adapter with random weights, fed by embeddings of width 8."""
+    draws = generator(6)
+    projection = {
+        "proj.weight": torch.randn(4 * 12, 8, generator=draws),
+        "proj.bias": torch.zeros(4 * 12),
+        "norm.weight": torch.ones(12),
+        "norm.bias": torch.zeros(12),
+    }
+    crossing = [name.rsplit(".", 1)[0] for name in unet.attn_processors if name.endswith("attn2.processor")]
+    keys_and_values = {
+        f"{2 * i + 1}.{part}_ip.weight": torch.randn(unet.get_submodule(name).to_k.weight.shape, generator=draws)
+        for i, name in enumerate(crossing)
+        for part in ("to_k", "to_v")
+    }
+    unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": keys_and_values}])
