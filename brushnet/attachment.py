@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from brushnet.conditioning import Generators, Pictures
+    from brushnet.injection import Slot
     from brushnet.model import BrushNetModel
 
 __all__ = ["attach"]
@@ -75,29 +76,19 @@ def attach(
         raise ValueError("Pass image and mask, or conditioning_latents, and not both.")
     check_fit(brushnet, pipe.unet)
     check_weights(brushnet)
-    source = _Conditioning(pipe, image, mask, generator, conditioning_latents)
-
-    def before_unet(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
-        sample = call["sample"][:, : brushnet.config.in_channels]  # an inpainting U-Net reads more than the latents
-        samples, parts = _samples(pipe, len(sample))
-        output = guided_residuals(
-            brushnet,
-            sample,
-            call["timestep"],
-            source.rows(samples, *sample.shape[-2:]).repeat(parts, 1, 1, 1),
-            guided=parts == 2,
-            encoder_hidden_states=call["encoder_hidden_states"] if text is None else text,
-            conditioning_scale=conditioning_scale,
-            added_cond_kwargs=call.get("added_cond_kwargs"),
-            guess_mode=guess_mode or brushnet.config.global_pool_conditions,
-        )
-        slot.set(output)
-
-    text = encoder_hidden_states
-    with inject(pipe.unet) as slot:
+    guide = _Guide(
+        pipe,
+        brushnet,
+        (image, mask),
+        generator,
+        conditioning_latents,
+        encoder_hidden_states,
+        conditioning_scale,
+        guess_mode or brushnet.config.global_pool_conditions,
+    )
+    with inject(pipe.unet) as guide.slot:
         # Under torch.compile this hook stays plain Python; a branch that is compiled stays compiled.
-        hook = torch.compiler.disable(before_unet, recursive=False)
+        hook = torch.compiler.disable(guide.before_unet, recursive=False)
         handle = pipe.unet.register_forward_pre_hook(hook, with_kwargs=True)
         try:
             yield pipe
@@ -106,18 +97,40 @@ def attach(
 
 
 @dataclass
-class _Conditioning:
-    """The conditioning of one attachment, encoded when the pipeline first asks for it at some size."""
+class _Guide:
+    """The branch's part in one attachment."""
 
     pipe: DiffusionPipeline
-    image: Pictures | None
-    mask: Pictures | None
+    brushnet: BrushNetModel
+    pictures: tuple[Pictures | None, Pictures | None]
     generator: Generators | None
     given: Tensor | None
+    text: Tensor | None
+    scale: float
+    guess_mode: bool
+    slot: Slot | None = None
     encoded: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
 
+    def before_unet(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run the branch on what the U-Net is about to read, and hand over its residuals."""
+        call = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
+        sample = call["sample"][:, : self.brushnet.config.in_channels]  # an inpainting U-Net reads more than latents
+        samples, parts = _samples(self.pipe, len(sample))
+        output = guided_residuals(
+            self.brushnet,
+            sample,
+            call["timestep"],
+            self.rows(samples, *sample.shape[-2:]).repeat(parts, 1, 1, 1),
+            guided=parts == 2,
+            encoder_hidden_states=call["encoder_hidden_states"] if self.text is None else self.text,
+            conditioning_scale=self.scale,
+            added_cond_kwargs=call.get("added_cond_kwargs"),
+            guess_mode=self.guess_mode,
+        )
+        cast("Slot", self.slot).set(output)
+
     def rows(self, samples: int, height: int, width: int) -> Tensor:
-        """Return (samples, 5, height, width), one row a sample; sizes are the latents'."""
+        """Return the conditioning (samples, 5, height, width), encoded when first asked for at this size of latents."""
         if self.given is not None:
             if self.given.shape[-2:] != (height, width) or samples % len(self.given):
                 raise ValueError(
@@ -127,12 +140,12 @@ class _Conditioning:
             return self.given.repeat_interleave(samples // len(self.given), dim=0)
         key = (samples, height, width)
         if key not in self.encoded:
-            image, mask = cast("Pictures", self.image), cast("Pictures", self.mask)
+            image, hole = cast("tuple[Pictures, Pictures]", self.pictures)
             factor = vae_factor(self.pipe.vae)
             self.encoded[key] = encode_conditioning(
                 self.pipe.vae,
                 image,
-                mask,
+                hole,
                 self.generator,
                 height=height * factor,
                 width=width * factor,

@@ -242,14 +242,7 @@ def guided_residuals(
     if conditioning_scale == 0:
         return None
 
-    # Everything the branch reads that has a row for each picture.
-    reads = {"sample": sample.to(brushnet.dtype), "brushnet_cond": brushnet_cond.to(sample.device, brushnet.dtype)}
-    if isinstance(timestep, Tensor) and timestep.numel() > 1:
-        reads["timestep"] = timestep
-    if brushnet.uses_text and encoder_hidden_states is not None:
-        reads["encoder_hidden_states"] = encoder_hidden_states
-    if brushnet.config.addition_embed_type is not None:
-        reads.update(added_cond_kwargs or {})
+    reads = _reads(brushnet, sample, timestep, brushnet_cond, encoder_hidden_states, added_cond_kwargs)
 
     # One half, both halves at once, or the conditional half alone.
     once = guided and (guess_mode or _halves_agree(reads))
@@ -272,6 +265,25 @@ def guided_residuals(
 def _check_scale(scale: object) -> None:
     if not isinstance(scale, Real) or not math.isfinite(scale):
         raise TypeError(f"conditioning_scale must be one finite number; got {scale!r}.")
+
+
+def _reads(
+    brushnet: BrushNetModel,
+    sample: Tensor,
+    timestep: Tensor | float,
+    brushnet_cond: Tensor,
+    text: Tensor | None,
+    added: Mapping[str, Tensor] | None,
+) -> dict[str, Tensor]:
+    """Return everything the branch reads that has a row for each picture, by its name in ``forward``."""
+    reads = {"sample": sample.to(brushnet.dtype), "brushnet_cond": brushnet_cond.to(sample.device, brushnet.dtype)}
+    if isinstance(timestep, Tensor) and timestep.numel() > 1:
+        reads["timestep"] = timestep
+    if brushnet.uses_text and text is not None:
+        reads["encoder_hidden_states"] = text
+    if brushnet.config.addition_embed_type is not None and added is not None:
+        reads.update({name: added[name] for name in ("text_embeds", "time_ids") if name in added})
+    return reads
 
 
 def _halves_agree(reads: Mapping[str, Tensor]) -> bool:

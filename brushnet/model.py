@@ -207,7 +207,6 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         if self.uses_text and encoder_hidden_states is None:
             raise ValueError("This branch has cross-attention, so it needs encoder_hidden_states; got None.")
         emb = self._embed(sample, timestep, added_cond_kwargs)
-        text = {"encoder_hidden_states": encoder_hidden_states}
 
         # Sec. 3.2: the noisy latents, the masked image's latents and the mask enter together.
         if self.config.brushnet_conditioning_channel_order == "bgr":
@@ -217,12 +216,11 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         # Down: what a stock block hands out for the skips is what the base U-Net gets.
         skips: tuple[Tensor, ...] = (hidden,)
         for block in self.down_blocks:
-            hidden, outputs = block(hidden, emb, **(text if _has_text(block) else {}))
+            hidden, outputs = block(hidden, emb, **_text(block, encoder_hidden_states))
             skips += outputs
         down = tuple(conv(skip) for conv, skip in zip(self.brushnet_down_blocks, skips, strict=True))
 
-        # Mid.
-        hidden = self.mid_block(hidden, emb, **(text if _has_text(self.mid_block) else {}))
+        hidden = self.mid_block(hidden, emb, **_text(self.mid_block, encoder_hidden_states))
         mid = self.brushnet_mid_block(hidden)
 
         # Up: the branch feeds on its own skips, before the zero convolutions.
@@ -231,13 +229,12 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
             count = len(cast("nn.ModuleList", block.resnets))
             own, skips = skips[-count:], skips[:-count]
             size = skips[-1].shape[-2:] if skips else None
-            hidden, outputs = block(hidden, own, emb, upsample_size=size, **text)
+            hidden, outputs = block(hidden, own, emb, encoder_hidden_states, size)
             taps += outputs
         up = tuple(conv(tap) for conv, tap in zip(self.brushnet_up_blocks, taps, strict=True))
 
-        down, mid, up = self._scaled(down, mid, up, conditioning_scale, guess_mode)
-        output = BrushNetOutput(down_block_res_samples=down, mid_block_res_sample=mid, up_block_res_samples=up)
-        return output if return_dict else (down, mid, up)
+        output = self._scaled(down, mid, up, conditioning_scale, guess_mode)
+        return output if return_dict else output.to_tuple()
 
     def _embed(self, sample: Tensor, timestep: Tensor | float, added: Mapping[str, Tensor] | None) -> Tensor:
         """Return the time embedding (B, 4 C); for SDXL plus that of the pooled text and the picture's sizes."""
@@ -255,7 +252,7 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
 
     def _scaled(
         self, down: tuple[Tensor, ...], mid: Tensor, up: tuple[Tensor, ...], scale: float, guess_mode: bool
-    ) -> tuple[tuple[Tensor, ...], Tensor, tuple[Tensor, ...]]:
+    ) -> BrushNetOutput:
         """Multiply the residuals by the scale, or by the rising scales of guess mode; pool them if so configured."""
         residuals = [*down, mid, *up]
         if guess_mode and not self.config.global_pool_conditions:
@@ -265,7 +262,11 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
             residuals = [residual * scale for residual in residuals]
         if self.config.global_pool_conditions:
             residuals = [residual.mean(dim=(2, 3), keepdim=True) for residual in residuals]
-        return tuple(residuals[: len(down)]), residuals[len(down)], tuple(residuals[len(down) + 1 :])
+        return BrushNetOutput(
+            down_block_res_samples=tuple(residuals[: len(down)]),
+            mid_block_res_sample=residuals[len(down)],
+            up_block_res_samples=tuple(residuals[len(down) + 1 :]),
+        )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, **kwargs: Any) -> Any:
@@ -422,8 +423,9 @@ _FIELDS_OF_THE_UNET = (
 )
 
 
-def _has_text(block: nn.Module) -> bool:
-    return getattr(block, "has_cross_attention", False)
+def _text(block: nn.Module, encoder_hidden_states: Tensor | None) -> dict[str, Any]:
+    """Return the text as keyword argument for a stock block, if it reads text."""
+    return {"encoder_hidden_states": encoder_hidden_states} if getattr(block, "has_cross_attention", False) else {}
 
 
 def _check_config(config: Any) -> None:
