@@ -10,8 +10,10 @@ import typer
 
 from brushbench import __version__
 from brushbench.errors import BrushbenchError, UsageError
+from brushbench.training.commands import app as training_app
 
 if TYPE_CHECKING:
+    from brushbench.registry import Spec
     from brushbench.runs import Run
     from brushbench.types import Benchmark
 
@@ -29,7 +31,13 @@ Models = Annotated[
     list[str], typer.Option("--model", "-m", help="Method with its options: NAME or NAME,option=value. Repeatable.")
 ]
 Names = Annotated[list[str] | None, typer.Option("--name", help="Label of the --model at the same place. Repeatable.")]
-Bench = Annotated[str, typer.Option("--bench", "-b", help="Benchmark by name (see `list benchmarks`), or a folder.")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="tiny, sd15, sdxl: weights of every --model that takes a preset.")
+]
+Bench = Annotated[
+    str | None,
+    typer.Option("--bench", "-b", help="A name (see `list benchmarks`) or a folder. Default: an embedded one."),
+]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the benchmark, where it is not embedded.")]
 Split = Annotated[str, typer.Option("--split", help="all, or inside, outside, brush; several with commas.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="First N pictures of the manifest, for every split.")]
@@ -50,7 +58,8 @@ Intervals = Annotated[bool, typer.Option("--intervals", help="Show the 95 % inte
 @app.command(epilog="Example: [bold]brushbench eval -m telea -m 'ns,radius=5' --bench photos --limit 4[/]")
 def eval(  # noqa: A001 - the command's own name
     model: Models,
-    bench: Bench = "photos",
+    preset: Preset = None,
+    bench: Bench = None,
     data: Data = None,
     split: Split = "all",
     limit: Limit = None,
@@ -78,19 +87,19 @@ def eval(  # noqa: A001 - the command's own name
     """
     from brushbench.evaluation import choose_columns, evaluate
     from brushbench.features import Features
-    from brushbench.registry import parse_spec
+    from brushbench.registry import parse_spec, with_preset
 
     labels = _labels(model, name)
     choose_columns(metrics)  # unknown names fail before anything is loaded
-    specs = [str(parse_spec(text)) for text in model]
-    benchmark = _benchmark(bench, data, split, limit, skip_bad)
+    specs = [with_preset(parse_spec(text), preset) for text in model]
+    benchmark = _benchmark(bench or _embedded(specs), data, split, limit, skip_bad)
     features = Features(low_memory=low_memory)
     runs = [
         evaluate(
-            spec, benchmark, out=_folder(out, benchmark.name, label), name=label, metrics=metrics, variants=variants,
-            limit=limit, seed=seed, repeats=repeats, batch_size=batch_size, negative_prompt=negative_prompt,
-            shard=shard, weights=_weights(weights), device=device, dtype=dtype, low_memory=low_memory,
-            features=features, retry_failed=retry_failed,
+            str(spec), benchmark, out=_folder(out, benchmark.name, label), name=label, metrics=metrics,
+            variants=variants, limit=limit, seed=seed, repeats=repeats, batch_size=batch_size,
+            negative_prompt=negative_prompt, shard=shard, weights=_weights(weights), device=device, dtype=dtype,
+            low_memory=low_memory, features=features, retry_failed=retry_failed,
         )
         for spec, label in zip(specs, labels, strict=True)
     ]  # fmt: skip
@@ -100,7 +109,8 @@ def eval(  # noqa: A001 - the command's own name
 @app.command(epilog="Example: [bold]brushbench generate -m telea --bench photos --shard 1/2[/]")
 def generate(
     model: Models,
-    bench: Bench = "photos",
+    preset: Preset = None,
+    bench: Bench = None,
     data: Data = None,
     split: Split = "all",
     limit: Limit = None,
@@ -118,8 +128,8 @@ def generate(
 ) -> None:
     """Make the pictures of a run without scoring them; `score` does that later."""
     eval(
-        model=model, bench=bench, data=data, split=split, limit=limit, metrics="none", seed=seed, repeats=repeats,
-        batch_size=batch_size, negative_prompt=negative_prompt, shard=shard, out=out, name=name, device=device,
+        model=model, preset=preset, bench=bench, data=data, split=split, limit=limit, metrics="none", seed=seed,
+        repeats=repeats, batch_size=batch_size, negative_prompt=negative_prompt, shard=shard, out=out, name=name, device=device,
         dtype=dtype, skip_bad=skip_bad, retry_failed=retry_failed,
     )  # fmt: skip
 
@@ -131,7 +141,7 @@ def generate(
 def score(
     run: Annotated[Path | None, typer.Argument(help="A run's folder, to add or redo columns.")] = None,
     images: Annotated[Path | None, typer.Option("--images", help="DIR/SPLIT/ID.png: pictures made elsewhere.")] = None,
-    bench: Bench = "photos",
+    bench: Bench = None,
     data: Data = None,
     split: Split = "all",
     limit: Limit = None,
@@ -155,7 +165,7 @@ def score(
     if run is not None:
         done = rescore(run, data=data, scoring=scoring)
     else:
-        benchmark = _benchmark(bench, data, split, limit, skip_bad)
+        benchmark = _benchmark(bench or "photos", data, split, limit, skip_bad)
         label = name or str(images).strip("/").replace("/", "_")
         folder = _folder(out, benchmark.name, label)
         done = score_images(str(images), benchmark, name=label, out=folder, limit=limit, scoring=scoring, notify=_say)
@@ -229,6 +239,7 @@ def doctor() -> None:
         raise typer.Exit(BrushbenchError.exit_code)
 
 
+app.add_typer(training_app, name="train")
 data_app = typer.Typer(help="Look at benchmarks and check them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
@@ -266,6 +277,21 @@ def _benchmark(bench: str, data: Path | None, split: str, limit: int | None, ski
 
     where = {"root": str(data.expanduser().resolve())} if data else {}
     return load_benchmark(bench, split, limit, **where, **({"skip_bad": True} if skip_bad else {}))
+
+
+def _embedded(specs: list[Spec]) -> str:
+    """Return the embedded benchmark that fits the methods, and say what the real thing would be."""
+    from brushbench.registry import takes_preset
+
+    tiny = [spec for spec in specs if takes_preset(spec) and spec.options.get("preset", "tiny") == "tiny"]
+    if not tiny:
+        return "photos"
+    _say(
+        "No --bench: the embedded benchmark `shapes` (rendered scenes, 64x64) with the preset `tiny`, which this "
+        f"repository trained itself. The real thing: brushbench eval --model {tiny[0].name} --preset sd15 "
+        "--bench brushbench --data DIR"
+    )
+    return "shapes"
 
 
 def _labels(models: list[str], names: list[str] | None) -> list[str]:

@@ -18,17 +18,31 @@ from typing import Any, Literal, TypeAlias
 
 from brushbench.errors import UnknownNameError, UsageError
 
-__all__ = ["BUILTIN", "Kind", "Spec", "build", "names", "option_names", "parse_spec", "resolve"]
+__all__ = [
+    "BUILTIN",
+    "Kind",
+    "Spec",
+    "build",
+    "names",
+    "option_names",
+    "parse_spec",
+    "resolve",
+    "takes_preset",
+    "with_preset",
+]
 
 Kind: TypeAlias = Literal["model", "metric", "benchmark"]
 
 BUILTIN: Mapping[Kind, Mapping[str, str]] = {
     "model": {
+        "brushnet": "baselines.brushnet:BrushNet",
         "copy": "baselines.copy:Copy",
         "jpeg": "baselines.jpeg:Jpeg",
+        "latent-copy": "baselines.latent_copy:LatentCopy",
         "ns": "baselines.ns:NavierStokes",
         "oracle": "baselines.oracle:Oracle",
         "telea": "baselines.telea:Telea",
+        "vae": "baselines.vae:Vae",
     },
     "metric": {
         "psnr": "brushbench.metrics.psnr:PSNR",
@@ -121,6 +135,18 @@ def resolve(kind: Kind, name: str) -> type[Any]:
 def option_names(cls: type[Any]) -> list[str]:
     """Return the option names a class takes: the parameters of its constructor."""
     return list(inspect.signature(cls).parameters)
+
+
+def takes_preset(spec: Spec) -> bool:
+    """Whether a method comes in presets, families of weights."""
+    return "preset" in option_names(resolve("model", spec.name))
+
+
+def with_preset(spec: Spec, preset: str | None) -> Spec:
+    """Return the spec with a preset, where its method takes one and the spec names none."""
+    if preset is None or "preset" in spec.options or not takes_preset(spec):
+        return spec
+    return Spec(spec.name, {**spec.options, "preset": preset})
 
 
 def build(kind: Kind, spec: Spec, context: Mapping[str, Any] | None = None) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from brushbench import registry
 from brushbench.errors import UnknownNameError, UsageError
-from brushbench.registry import Spec, build, parse_spec, resolve
+from brushbench.registry import Spec, build, parse_spec, resolve, with_preset
 
 PLUGIN = '''
 from pathlib import Path
@@ -72,3 +72,10 @@ def test_a_path_that_leads_nowhere_is_refused(name: str) -> None:
 def test_every_registered_name_resolves_and_has_a_sentence_about_itself(kind: registry.Kind) -> None:
     for name in registry.names(kind):
         assert resolve(kind, name).__doc__, name
+
+
+def test_a_preset_reaches_the_methods_that_take_one_and_only_those() -> None:
+    assert str(with_preset(parse_spec("brushnet,scale=0.5"), "sd15")) == "brushnet,scale=0.5,preset=sd15"
+    assert str(with_preset(parse_spec("brushnet,preset=sdxl"), "sd15")) == "brushnet,preset=sdxl"
+    assert str(with_preset(parse_spec("telea"), "sd15")) == "telea"
+    assert str(with_preset(parse_spec("brushnet"), None)) == "brushnet"
