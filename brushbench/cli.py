@@ -129,8 +129,8 @@ def generate(
     """Make the pictures of a run without scoring them; `score` does that later."""
     eval(
         model=model, preset=preset, bench=bench, data=data, split=split, limit=limit, metrics="none", seed=seed,
-        repeats=repeats, batch_size=batch_size, negative_prompt=negative_prompt, shard=shard, out=out, name=name, device=device,
-        dtype=dtype, skip_bad=skip_bad, retry_failed=retry_failed,
+        repeats=repeats, batch_size=batch_size, negative_prompt=negative_prompt, shard=shard, out=out, name=name,
+        device=device, dtype=dtype, skip_bad=skip_bad, retry_failed=retry_failed,
     )  # fmt: skip
 
 
