@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported anywhere: the models of the tests are too small for more threads to help.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 OFF_BY_DEFAULT = ("slow", "gpu", "network")
 GOLDEN = Path(__file__).parent / "golden"
