@@ -11,7 +11,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -144,14 +144,21 @@ class FitResult:
     seconds: float
 
 
-def fit(task: Task, config: FitConfig) -> FitResult:
+def fit(
+    task: Task, config: FitConfig, optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None
+) -> FitResult:
     """Train, or continue to train, until the steps or the minutes are used up; then save checkpoint and weights.
+
+    Args:
+        task: what is trained.
+        config: how.
+        optimizer: makes the optimizer of the trained weights; None = AdamW. The learning rate is set at every step.
 
     Raises:
         UsageError: settings that cannot be right.
         ConfigMismatchError: the checkpoint to resume was made with other settings.
     """
-    run = _Run(task, config)
+    run = _Run(task, config, optimizer or _adamw(config))
     step = run.restore() if config.resume else config.first_step
     run.open_log(step)
     started = time.monotonic()
@@ -175,7 +182,9 @@ def fit(task: Task, config: FitConfig) -> FitResult:
 class _Run:
     """The moving parts of one call of :func:`fit`."""
 
-    def __init__(self, task: Task, config: FitConfig) -> None:
+    def __init__(
+        self, task: Task, config: FitConfig, make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    ) -> None:
         from accelerate import Accelerator
         from diffusers.training_utils import EMAModel
 
@@ -184,11 +193,8 @@ class _Run:
         self.task, self.config = task, config
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu)
         torch.manual_seed(config.seed)  # only dropout could use it: every draw has its own generator
-        optimizer = torch.optim.AdamW(
-            task.objective.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
-        )
-        self.module, self.optimizer = self.accelerator.prepare(task.objective, optimizer)
         self.weights = [p for p in task.objective.parameters() if p.requires_grad]
+        self.module, self.optimizer = self.accelerator.prepare(task.objective, make(self.weights))
         self.ema = EMAModel(self.weights, decay=config.ema_decay)
         self.ema.to(self.accelerator.device)
         if config.first_step:
@@ -341,6 +347,12 @@ class _Run:
         finally:
             self.ema.restore(self.weights)
             self.module.train()
+
+
+def _adamw(config: FitConfig) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    return lambda weights: torch.optim.AdamW(
+        weights, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+    )
 
 
 @contextmanager

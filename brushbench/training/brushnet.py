@@ -1,0 +1,512 @@
+"""Train BrushNet: the data side. The step itself is :mod:`brushnet.training`, the loop :mod:`brushbench.training.loop`.
+
+One trainer for every size: the embedded base on rendered scenes, Stable Diffusion 1.5 or XL on BrushData. Pictures are
+brought to size by their shorter side and cropped in the middle; the published script swaps width and height in
+``cv2.resize`` and so squeezes every picture that is not square. Holes follow the published recipe
+(TencentARC/BrushNet 0f9d9e5, ``train_brushnet.py``): one of the picture's masks, three in ten opened with a square of
+8 x 8 at 512 pixels, half of them inverted; or random brush strokes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from baselines.bases import (
+    PRESETS,
+    decode,
+    describe_base,
+    find_base,
+    load_base,
+    make_scheduler,
+    preset_named,
+    vae_factor,
+)
+from brushbench import registry
+from brushbench.benchmarks import layout_of
+from brushbench.errors import ConfigMismatchError, MissingWeightsError, UnknownNameError, UsageError
+from brushbench.masks import inverted, opening, random_brush_hole
+from brushbench.registry import Spec, parse_spec
+from brushbench.scenes import caption, render, sample_scene
+from brushbench.training.brushdata import HUB_ID, BrushData, TrainingPicture
+from brushbench.training.loop import Draw, FitConfig, FitResult, contact_sheet, fit
+from brushbench.types import JSON, NEUTRAL_GREY, Benchmark, Hole, Picture
+from brushnet import BrushNetModel
+from brushnet.checkpoints import load_brushnet
+from brushnet.training import BrushNetTrainingStep, inpainting_pipeline
+
+__all__ = [
+    "BenchmarkPictures",
+    "BrushNetRecipe",
+    "BrushNetTask",
+    "Pictures",
+    "Scenes",
+    "Tars",
+    "blob",
+    "draw_hole",
+    "open_pictures",
+    "start_task",
+    "to_square",
+    "train_brushnet",
+]
+
+DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+OPENED, INVERTED = 0.3, 0.5  # shares of the published recipe
+HOLES, ORDER, SHOWN = 1, 2, 3  # purposes that keep random streams apart
+HELD_OUT_SEED = 1
+
+
+@dataclass(frozen=True)
+class BrushNetRecipe:
+    """What is trained; how is :class:`~brushbench.training.loop.FitConfig`'s.
+
+    Attributes:
+        base: a preset of :data:`baselines.bases.PRESETS`, a folder of a stock pipeline or a hub id. SDXL is recognised.
+        data: ``scenes`` (the endless stream of :mod:`brushbench.scenes`), BrushData's folder, tar or hub id, or a
+            benchmark by name or folder.
+        masks: ``segmentation`` (a picture's own masks) | ``random`` (brush strokes).
+        resolution: side in pixels; None takes the base's own.
+        blobs: share of segmentation holes that are an uneven disc round the instance instead of its outline, so that
+            the outline does not tell the shape. 0 as published.
+        caption_dropout: share of captions replaced by the empty one. The published script drops none.
+        sample_posterior: draw from the autoencoder's posterior, as published, instead of taking its mode.
+        mask_channel: False is the ablation without mask; see :class:`brushnet.training.BrushNetTrainingStep`.
+        injection: ``full`` | ``encoder`` (the ablation with the encoder half only).
+        gradient_checkpointing: save memory at the price of time.
+        adam_8bit: 8-bit Adam of bitsandbytes (extra ``adam8bit``).
+        half: save the weights in float16.
+        guidance: classifier-free guidance of the pictures on the sheets; None takes the preset's.
+        init_from: folder of a branch to go on from, with a fresh optimizer.
+    """
+
+    base: str = "tiny"
+    data: str = "scenes"
+    masks: str = "segmentation"
+    resolution: int | None = None
+    blobs: float = 0.0
+    caption_dropout: float = 0.1
+    sample_posterior: bool = False
+    mask_channel: bool = True
+    injection: str = "full"
+    gradient_checkpointing: bool = False
+    adam_8bit: bool = False
+    half: bool = False
+    guidance: float | None = None
+    init_from: str | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+
+
+class Pictures(Protocol):
+    """An endless stream of pictures to learn from; what stands at a place depends on the seed and the place alone."""
+
+    def take(self, seed: int, first: int, size: int) -> list[TrainingPicture]:
+        """Return the pictures at places ``first`` … ``first + size - 1``."""
+        ...
+
+    def shown(self, count: int) -> list[TrainingPicture]:
+        """Return pictures for the contact sheets, the same each time."""
+        ...
+
+    def describe(self) -> dict[str, JSON]:
+        """Return what is worth knowing at the end, such as the records that were passed over."""
+        ...
+
+
+class Scenes:
+    """Rendered scenes; sheets show held-out ones. With several objects, all of them together are one more mask."""
+
+    def take(self, seed: int, first: int, size: int) -> list[TrainingPicture]:
+        """Render the stream's scenes."""
+        return [_scene(seed, first + i, "train") for i in range(size)]
+
+    def shown(self, count: int) -> list[TrainingPicture]:
+        """Render held-out scenes."""
+        return [_scene(HELD_OUT_SEED, i, "held-out") for i in range(count)]
+
+    def describe(self) -> dict[str, JSON]:
+        """Nothing is passed over."""
+        return {}
+
+
+def _scene(seed: int, index: int, domain: str) -> TrainingPicture:
+    scene = sample_scene(seed, index, domain=domain)
+    drawn = render(scene)
+    masks = drawn.masks
+    if len(masks) > 1:
+        masks = np.concatenate([masks, masks.any(axis=0, keepdims=True)])
+    return TrainingPicture(drawn.image, masks, caption(scene))
+
+
+class BenchmarkPictures:
+    """The pictures of a benchmark, shuffled anew each time round; its holes, but for ``brush``, are the masks.
+
+    A branch that learnt from a benchmark must not be measured on it.
+    """
+
+    def __init__(self, benchmark: Benchmark) -> None:
+        self.benchmark = benchmark
+        self._places: dict[str, list[int]] = {}
+        for place, (name, split) in enumerate(benchmark.keys):
+            of_picture = self._places.setdefault(name, [])
+            if split != "brush" or not of_picture:
+                of_picture.append(place)
+        self._names = list(self._places)
+
+    def take(self, seed: int, first: int, size: int) -> list[TrainingPicture]:
+        """Load the stream's pictures."""
+        return [self._load(self._name_at(seed, first + i)) for i in range(size)]
+
+    def shown(self, count: int) -> list[TrainingPicture]:
+        """Load the first pictures."""
+        return [self._load(name) for name in self._names[:count]]
+
+    def describe(self) -> dict[str, JSON]:
+        """Return the benchmark's name and hash."""
+        return {"benchmark": self.benchmark.manifest["name"], "benchmark_sha256": self.benchmark.manifest["sha256"]}
+
+    def _name_at(self, seed: int, place: int) -> str:
+        epoch, number = divmod(place, len(self._names))
+        return self._names[int(_numbers(seed, epoch, ORDER).permutation(len(self._names))[number])]
+
+    def _load(self, name: str) -> TrainingPicture:
+        samples = [self.benchmark[place] for place in self._places[name]]
+        masks = np.stack([sample.hole for sample in samples if sample.split != "brush"] or [samples[0].hole])
+        return TrainingPicture(samples[0].image, masks, samples[0].prompt)
+
+
+class Tars:
+    """BrushData's records."""
+
+    def __init__(self, source: str, with_masks: bool) -> None:
+        self.source, self.with_masks = source, with_masks
+        self._data: BrushData | None = None
+
+    def take(self, seed: int, first: int, size: int) -> list[TrainingPicture]:
+        """Read on, or from the start if places are asked for that have gone by."""
+        if self._data is None or self._data.seed != seed:
+            self._data = BrushData(self.source, seed, self.with_masks)
+        return self._data.take(first, size)
+
+    def shown(self, count: int) -> list[TrainingPicture]:
+        """Read the first records."""
+        return BrushData(self.source, with_masks=self.with_masks).take(0, count)
+
+    def describe(self) -> dict[str, JSON]:
+        """Return how many records could not be used, by reason."""
+        return {"skipped": dict(self._data.skipped) if self._data else {}}
+
+
+def open_pictures(data: str, masks: str) -> Pictures:
+    """Return the stream that ``data`` names; see :class:`BrushNetRecipe`.
+
+    Raises:
+        UnknownNameError: neither ``scenes``, a folder, a tar, a benchmark nor a hub id.
+        DataError: a folder that holds neither tars nor a benchmark.
+    """
+    path = Path(data).expanduser()
+    if data == "scenes":
+        return Scenes()
+    if path.is_file() or (path.is_dir() and any(path.rglob("*.tar"))):
+        return Tars(str(path), masks == "segmentation")
+    if path.is_dir():
+        return BenchmarkPictures(registry.build("benchmark", Spec(layout_of(path), {"root": str(path)})))
+    spec = parse_spec(data)
+    if spec.name in registry.names("benchmark"):
+        return BenchmarkPictures(registry.build("benchmark", spec))
+    if HUB_ID.fullmatch(data):
+        return Tars(data, masks == "segmentation")
+    raise UnknownNameError("data", data, ["scenes", "a folder of tars", *registry.names("benchmark")])
+
+
+def to_square(picture: TrainingPicture, side: int) -> TrainingPicture:
+    """Bring a picture's shorter side to ``side`` pixels and crop the middle; nothing is squeezed.
+
+    Pictures are resized by Pillow's Lanczos filter, masks by nearest neighbour at the same places. A mask may be empty
+    after the crop.
+    """
+    height, width = picture.image.shape[:2]
+    if (height, width) == (side, side):
+        return picture
+    short = min(height, width)
+    new_height, new_width = max(side, round(height * side / short)), max(side, round(width * side / short))
+    top, left = (new_height - side) // 2, (new_width - side) // 2
+    resized = Image.fromarray(picture.image).resize((new_width, new_height), Image.Resampling.LANCZOS)
+    image = np.asarray(resized)[top : top + side, left : left + side]
+    rows = ((np.arange(side) + top + 0.5) * height / new_height).astype(np.int64)
+    columns = ((np.arange(side) + left + 0.5) * width / new_width).astype(np.int64)
+    masks = picture.masks[:, rows[:, None], columns[None, :]]
+    return TrainingPicture(np.ascontiguousarray(image), masks, picture.caption)
+
+
+# ------------------------------------------------------------------------------------------------------------- holes
+
+
+def draw_hole(picture: TrainingPicture, masks: str, blobs: float, numbers: np.random.Generator) -> Hole:
+    """Draw a hole for a picture.
+
+    Where the crop left none of the picture's masks, and where opening a mask would leave nothing of it, the published
+    script trains on an empty or full hole; here a brush hole and the mask itself are taken.
+
+    Args:
+        picture: at its final size.
+        masks: ``segmentation`` | ``random``.
+        blobs: see :class:`BrushNetRecipe`.
+        numbers: the random numbers of this picture alone.
+
+    Returns:
+        Bool (H, W), True = repaint; neither empty nor full.
+    """
+    height, width = picture.image.shape[:2]
+    usable = [mask for mask in picture.masks if mask.any() and not mask.all()]
+    if masks == "random" or not usable:
+        return random_brush_hole(int(numbers.integers(2**63)), height, width)
+    hole = usable[int(numbers.integers(len(usable)))]
+    kind, turn = numbers.random(2)
+    if kind < blobs:
+        hole = blob(hole, picture.masks, numbers)
+    elif kind < blobs + (1 - blobs) * OPENED:
+        opened = opening(hole)
+        hole = opened if opened.any() else hole
+    return inverted(hole) if turn < INVERTED else hole
+
+
+def blob(mask: Hole, others: npt.NDArray[np.bool_], numbers: np.random.Generator) -> Hole:
+    """Return an uneven disc that covers a mask with a margin and touches no other mask; the mask itself if that is all.
+
+    The manner of the larger holes of the benchmark ``shapes``: what someone scribbles who does not follow an outline.
+    """
+    height, width = mask.shape
+    rows, columns = np.nonzero(mask)
+    y, x = (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2
+    reach = float(np.hypot(rows - y, columns - x).max())
+    grow, shift = numbers.random(2)
+    down, right = np.mgrid[0:height, 0:width]
+    waves = 1.0 + 0.12 * np.sin(3.0 * np.arctan2(down - y, right - x) + 2 * np.pi * shift)
+    radius = (min(height, width) / 32 + reach * (1.1 + 0.3 * grow)) * waves
+    disc = np.hypot(down - y, right - x) <= radius
+    for other in others:
+        if not (other & mask).any():
+            disc &= ~other
+    hole: Hole = disc | mask
+    return mask if hole.all() else hole
+
+
+def _numbers(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+# -------------------------------------------------------------------------------------------------------------- task
+
+
+class BrushNetTask:
+    """The branch on a stream of pictures, for :func:`brushbench.training.loop.fit`.
+
+    While a step runs, the next batch is made beside it: pictures are decoded and resized without the interpreter's
+    lock. What a batch holds depends on its draw alone, so this changes no number.
+    """
+
+    def __init__(
+        self,
+        step: BrushNetTrainingStep,
+        pictures: Pictures,
+        recipe: BrushNetRecipe,
+        folder: Path,
+        accumulation: int = 1,
+    ) -> None:
+        """Take the step, its data, the folder of the base model and the loop's micro-batches a step."""
+        self.objective = step
+        self.source, self.recipe, self.folder, self.accumulation = pictures, recipe, folder, accumulation
+        self.side = _side(recipe, step)
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        self._ahead: tuple[Draw, Future[dict[str, Tensor]]] | None = None
+        self._last: Draw | None = None
+
+    def batch(self, draw: Draw) -> dict[str, Tensor]:
+        """Return the tensors of :meth:`brushnet.training.BrushNetTrainingStep.batch` for a draw."""
+        self._wait()
+        ready, self._ahead = self._ahead, None
+        batch = ready[1].result() if ready and ready[0] == draw else self._make(draw)
+        if self._last is not None and draw.first > self._last.first:
+            # The loop's draws follow each other at equal distance, the same number of them in each step.
+            distance = draw.first - self._last.first
+            first = draw.first + distance
+            following = Draw(draw.seed, first // distance // self.accumulation, first, draw.size)
+            self._ahead = following, self._worker.submit(self._make, following)
+        self._last = draw
+        return batch
+
+    def _wait(self) -> None:
+        """Let the worker end: pictures are read, and captions cut into tokens, by one thread at a time."""
+        if self._ahead is not None:
+            self._ahead[1].exception()
+
+    def _make(self, draw: Draw) -> dict[str, Tensor]:
+        examples = []
+        for place, picture in enumerate(self.source.take(draw.seed, draw.first, draw.size), start=draw.first):
+            square = to_square(picture, self.side)
+            hole = draw_hole(square, self.recipe.masks, self.recipe.blobs, _numbers(draw.seed, place, HOLES))
+            examples.append((square.image, hole, square.caption))
+        return self.objective.batch(examples, draw.generator())
+
+    def pictures(self) -> Picture:
+        """Return rows of input | result | reference, made by the BrushNet pipeline with 20 UniPC steps."""
+        self._wait()
+        shown = [to_square(picture, self.side) for picture in self.source.shown(8 if self.side <= 256 else 4)]
+        holes = [
+            draw_hole(picture, self.recipe.masks, self.recipe.blobs, _numbers(place, SHOWN))
+            for place, picture in enumerate(shown)
+        ]
+        inputs = [
+            np.where(hole[..., None], np.uint8(NEUTRAL_GREY), p.image) for p, hole in zip(shown, holes, strict=True)
+        ]
+        base = self.objective.base
+        pipe = inpainting_pipeline(base, self.objective.brushnet, make_scheduler("unipc", base.scheduler))
+        pipe.set_progress_bar_config(disable=True)
+        latents = pipe(
+            prompt=[picture.caption for picture in shown],
+            image=[Image.fromarray(picture) for picture in inputs],
+            mask=[Image.fromarray(hole) for hole in holes],
+            num_inference_steps=20,
+            guidance_scale=_guidance(self.recipe),
+            generator=[torch.Generator().manual_seed(place) for place in range(len(shown))],
+            output_type="latent",
+        ).images
+        results = decode(base.vae, latents)
+        rows = [part for three in zip(inputs, results, [p.image for p in shown], strict=True) for part in three]
+        return contact_sheet(np.stack(rows), 6)
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json`` and the weights, as every BrushNet loads them, and ``recipe.json`` beside them."""
+        self._wait()
+        branch = copy.deepcopy(self.objective.brushnet).to("cpu", torch.float16 if self.recipe.half else torch.float32)
+        branch.save_pretrained(folder, safe_serialization=True)
+        (folder / "recipe.json").write_text(json.dumps({**self.identity(), **self.source.describe()}, indent=2) + "\n")
+
+    def identity(self) -> dict[str, JSON]:
+        """Return what must be equal for a checkpoint to be continued; where the base lies does not matter."""
+        told = {name: value for name, value in asdict(self.recipe).items() if name not in ("base", "guidance", "half")}
+        return {**told, "resolution": self.side, "base_weights": describe_base(self.folder)}
+
+
+def start_task(config: FitConfig, recipe: BrushNetRecipe) -> BrushNetTask:
+    """Load the base, make or load the branch and open the data.
+
+    Raises:
+        UsageError: settings that cannot be right.
+        MissingWeightsError: base or branch are not there.
+        DataError: the data cannot be read.
+    """
+    _check(config, recipe)
+    folder = find_base(**_place_of(recipe.base))
+    base = load_base(folder)
+    if recipe.init_from is None:
+        brushnet = BrushNetModel.from_unet(base.unet)
+    else:
+        try:
+            brushnet = load_brushnet(recipe.init_from)
+        except OSError as error:
+            raise MissingWeightsError(f"--init-from {recipe.init_from}: {error}") from error
+    try:
+        step = BrushNetTrainingStep(
+            brushnet,
+            base,
+            caption_dropout=recipe.caption_dropout,
+            sample_posterior=recipe.sample_posterior,
+            mask_channel=recipe.mask_channel,
+            injection=cast("Any", recipe.injection),
+            gradient_checkpointing=recipe.gradient_checkpointing,
+            dtype=DTYPES[config.mixed_precision],
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return BrushNetTask(step, open_pictures(recipe.data, recipe.masks), recipe, folder, config.accumulation)
+
+
+def train_brushnet(config: FitConfig, recipe: BrushNetRecipe) -> FitResult:
+    """Train the branch; ``config.out / "model"`` loads in the pipelines and as ``brushnet,checkpoint=…`` at once.
+
+    Raises:
+        UsageError: settings that cannot be right, or 8-bit Adam without bitsandbytes.
+        MissingWeightsError: base or branch are not there.
+        DataError: the data cannot be read.
+        ConfigMismatchError: what is to be resumed was made by another recipe.
+    """
+    optimizer = _adam_8bit(config) if recipe.adam_8bit else None
+    task = start_task(config, recipe)
+    _keep_recipe(config, task.identity())
+    return fit(task, config, optimizer)
+
+
+def _check(config: FitConfig, recipe: BrushNetRecipe) -> None:
+    choices = {"masks": ("segmentation", "random"), "injection": ("full", "encoder")}
+    for name, known in choices.items():
+        if getattr(recipe, name) not in known:
+            raise UnknownNameError(name, getattr(recipe, name), known)
+    if config.mixed_precision not in DTYPES:
+        raise UnknownNameError("mixed precision", config.mixed_precision, DTYPES)
+    for name in ("blobs", "caption_dropout"):
+        if not 0 <= getattr(recipe, name) <= 1:
+            raise UsageError(f"{name} is {getattr(recipe, name)}, expected a share in 0..1.")
+
+
+def _place_of(base: str) -> dict[str, str]:
+    """Return the arguments of :func:`baselines.bases.find_base` for a preset, a folder or a hub id."""
+    return {"base": base} if base not in PRESETS and ("/" in base or Path(base).exists()) else {"preset": base}
+
+
+def _guidance(recipe: BrushNetRecipe) -> float:
+    if recipe.guidance is not None:
+        return recipe.guidance
+    return preset_named(_place_of(recipe.base).get("preset", "sd15")).guidance
+
+
+def _side(recipe: BrushNetRecipe, step: BrushNetTrainingStep) -> int:
+    """Return the pictures' side in pixels."""
+    factor = vae_factor(step.base.vae)
+    side: int = recipe.resolution or step.base.unet.config.sample_size * factor
+    if side < 8 or side % factor:
+        raise UsageError(f"resolution is {side}, expected a multiple of {factor} pixels, the autoencoder's factor.")
+    return side
+
+
+def _keep_recipe(config: FitConfig, identity: dict[str, JSON]) -> None:
+    """Write ``recipe.json`` into ``out``, or hold what is to be resumed against it."""
+    path = config.out / "recipe.json"
+    now = json.loads(json.dumps(identity))
+    if config.resume and path.exists():
+        then = json.loads(path.read_text())
+        changed = {name: (then.get(name), value) for name, value in now.items() if then.get(name) != value}
+        if changed:
+            raise ConfigMismatchError(f"{path} tells of another recipe (then, now): {changed}. Use another --out.")
+    config.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=2) + "\n")
+
+
+def _adam_8bit(config: FitConfig) -> Any:
+    """Return what makes the optimizer of the trained weights.
+
+    Raises:
+        UsageError: bitsandbytes is not installed.
+    """
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise UsageError(
+            "8-bit Adam needs bitsandbytes, which is not installed. Run pip install 'brushbench[adam8bit]', or leave "
+            "--adam-8bit out."
+        ) from None
+    return lambda weights: AdamW8bit(
+        weights, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+    )

@@ -1,0 +1,133 @@
+"""Train the small models behind the metrics: CLIP in both forms, aesthetic head, ImageReward, HPS, LPIPS's backbone.
+
+All learn from rendered scenes. Each ends in the folder that ``brushbench.load_metric(name, weights=FOLDER)`` reads.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError
+from brushbench.training.loop import FitConfig, FitResult, Task, fit
+
+__all__ = ["ORDER", "RECIPES", "Recipe", "copy_family", "make_task", "recipe_of", "train_metric_model"]
+
+ORDER = ("clip", "aesthetic", "hps", "image_reward", "lpips")  # the second and the third start from the first
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained unless told otherwise.
+
+    Attributes:
+        max_steps: optimizer steps.
+        batch_size: scenes a step.
+        learning_rate: peak.
+        warmup: steps of linear rise.
+        weight_decay: AdamW's.
+        ema_decay: of the moving average that is saved.
+    """
+
+    max_steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int = 100
+    weight_decay: float = 1e-2
+    ema_decay: float = 0.998
+
+
+RECIPES = {
+    "clip": Recipe(3600, 64, 1e-3, warmup=200),
+    "aesthetic": Recipe(500, 64, 5e-2, warmup=20, weight_decay=0.0, ema_decay=0.98),
+    "hps": Recipe(1200, 48, 5e-4),
+    "image_reward": Recipe(2400, 32, 8e-4, warmup=200),
+    "lpips": Recipe(1600, 48, 6e-4),
+}
+
+
+def recipe_of(which: str) -> Recipe:
+    """Return how a model is trained unless told otherwise.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    if which not in RECIPES:
+        raise UnknownNameError("metric model", which, ORDER)
+    return RECIPES[which]
+
+
+def make_task(which: str, *, seed: int = 0, clip: Path | None = None, cache_scenes: int = 0) -> Task:
+    """Return what is trained, with its first weights; they follow from the seed.
+
+    Args:
+        which: one of ``ORDER``.
+        seed: of the first weights.
+        clip: folder of the trained CLIP, which ``aesthetic`` judges with and ``hps`` starts from.
+        cache_scenes: see :class:`brushbench.training.metric_models.scenes.SceneStream`.
+
+    Raises:
+        UnknownNameError: no such model.
+        MissingWeightsError: a CLIP is needed and is not there.
+    """
+    from brushbench.training.metric_models import clip as clips
+    from brushbench.training.metric_models.image_reward import REWARD_CONFIG, RewardTask, small_reward
+    from brushbench.training.metric_models.lpips import LpipsTask
+    from brushbench.training.metric_models.scenes import SceneStream
+
+    recipe_of(which)  # refuses an unknown name
+    if which in ("aesthetic", "hps") and clip is None:
+        raise MissingWeightsError(f"{which} starts from a trained CLIP: pass its folder as --clip.")
+    torch.manual_seed(seed)
+    stream = SceneStream(which, cache_scenes)
+    if which == "clip":
+        return clips.ClipTask(clips.small_clip(clips.CLIP_CONFIG), clips.CLIP_CONFIG, stream)
+    if which == "aesthetic":
+        return clips.AestheticTask(*clips.load_clip(clip or Path()), stream)
+    if which == "hps":
+        return clips.ClipTask(*clips.hps_from_clip(clip or Path()), stream, preference=True)
+    if which == "image_reward":
+        return RewardTask(small_reward(REWARD_CONFIG), REWARD_CONFIG, stream)
+    return LpipsTask(stream)
+
+
+def train_metric_model(which: str, config: FitConfig, *, clip: Path | None = None, cache_scenes: int = 0) -> FitResult:
+    """Train one model; its folder ends under ``config.out / "model"``.
+
+    Args:
+        which: one of ``ORDER``.
+        config: how to train; ``RECIPES`` holds what was chosen for each.
+        clip: see :func:`make_task`.
+        cache_scenes: see :func:`make_task`.
+
+    Raises:
+        UsageError: a batch of one scene, which leaves nothing to compare with.
+        UnknownNameError: no such model.
+        MissingWeightsError: a CLIP is needed and is not there.
+    """
+    if config.batch_size < 2:
+        raise UsageError(f"Judges learn by comparing scenes: batch size {config.batch_size} is less than 2.")
+    return fit(make_task(which, seed=config.seed, clip=clip, cache_scenes=cache_scenes), config)
+
+
+def copy_family(out: Path, target: Path) -> list[Path]:
+    """Copy trained models from ``out/NAME/model`` into the layout that ``weights="tiny"`` reads.
+
+    ``clip`` is taken from ``aesthetic``, whose file holds CLIP and the head. A ``training.json`` says where a model
+    comes from, and travels with it.
+
+    Raises:
+        MissingWeightsError: one of the five is not trained yet.
+    """
+    sources = {"clip": "aesthetic", "hps": "hps", "image_reward": "image_reward", "lpips": "lpips"}
+    missing = [name for name in sources.values() if not (out / name / "model" / "weights.safetensors").is_file()]
+    if missing:
+        raise MissingWeightsError(f"{out} holds no trained {', '.join(missing)}. Train them, then copy.")
+    copied = []
+    for name, source in sources.items():
+        shutil.copytree(out / source / "model", target / name, dirs_exist_ok=True)
+        copied.append(target / name)
+    return copied
