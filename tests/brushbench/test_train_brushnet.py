@@ -25,9 +25,10 @@ from brushbench.training import loop
 from brushbench.training.brushdata import TrainingPicture
 from brushbench.training.brushnet import BrushNetRecipe, draw_hole, open_pictures, start_task, to_square, train_brushnet
 from brushbench.training.commands import app
-from brushbench.training.loop import Draw, FitConfig, latest_checkpoint
+from brushbench.training.loop import Draw
 from brushnet import BrushNetModel
 from tests.baselines.tiny_bases import make_request, save_base, save_xl_base
+from tests.brushbench.trainings import assert_equal, config, interrupted, newest
 
 
 @pytest.fixture(scope="module")
@@ -38,30 +39,6 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def xl_base(tmp_path_factory):
     return str(save_xl_base(tmp_path_factory.mktemp("xl")))
-
-
-def config(out, **changes):
-    settings = {"max_steps": 10, "batch_size": 2, "warmup": 3, "save_every": 4, "log_every": 2, "picture_every": 0}
-    return FitConfig(out=out, cpu=True, **{**settings, **changes})
-
-
-def newest(out):
-    return torch.load(latest_checkpoint(out), weights_only=True)
-
-
-def assert_equal(a, b, path=""):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_equal(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for i, pair in enumerate(zip(a, b, strict=True)):
-            assert_equal(*pair, f"{path}/{i}")
-    else:
-        assert a == b, path
 
 
 def numbers(seed=0):
@@ -76,19 +53,7 @@ def test_ten_steps_and_a_resumed_run_equals_an_uninterrupted_one(base, tmp_path,
     recipe = BrushNetRecipe(base=base, blobs=0.3, sample_posterior=True, half=True)
     assert train_brushnet(config(whole), recipe).finished
 
-    # Interrupted in step 7: the newest checkpoint is of step 4, and steps 5 and 6 are made again.
-    step = loop._Run.step
-
-    def break_off(run, number):
-        if number == 6:
-            raise KeyboardInterrupt
-        return step(run, number)
-
-    monkeypatch.setattr(loop._Run, "step", break_off)
-    with pytest.raises(KeyboardInterrupt):
-        train_brushnet(config(parts), recipe)
-    monkeypatch.undo()
-    torch.manual_seed(99)  # resume needs no state of the global generator
+    interrupted(monkeypatch, lambda: train_brushnet(config(parts), recipe))
     assert train_brushnet(config(parts, resume=True), recipe).step == 10
     assert_equal(newest(whole), newest(parts))
     assert set(newest(whole)["weights"]) == {

@@ -15,13 +15,10 @@ from safetensors.torch import load_file
 from brushbench.errors import ConfigMismatchError, MissingWeightsError, UsageError
 from brushbench.metrics.attribute_accuracy import AttributeClassifier
 from brushbench.scenes import words
-from brushbench.training import attributes, base, loop, vae
-from brushbench.training.loop import Draw, FitConfig, fit, latest_checkpoint
-
-
-def config(out, **changes):
-    settings = {"max_steps": 10, "batch_size": 2, "warmup": 3, "save_every": 4, "log_every": 2, "picture_every": 0}
-    return FitConfig(out=out, cpu=True, **{**settings, **changes})
+from brushbench.training import attributes, base, metric_models, vae
+from brushbench.training.loop import Draw, fit, latest_checkpoint
+from brushbench.training.metric_models import ORDER
+from tests.brushbench.trainings import assert_equal, config, interrupted, newest
 
 
 def small_vae():
@@ -50,47 +47,29 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
     "base": "unet/diffusion_pytorch_model.safetensors",
     "attributes": "model.safetensors",
+    **dict.fromkeys(ORDER, "weights.safetensors"),
 }
 
 
-def newest(out):
-    return torch.load(latest_checkpoint(out), weights_only=True)
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """What makes each task anew; two of the metric models start from the first of them."""
+    folder = tmp_path_factory.mktemp("clip")
+    fit(metric_models.make_task("clip"), config(folder, max_steps=1))
+
+    def metric_task(name):
+        return lambda: metric_models.make_task(name, clip=folder / "model", cache_scenes=8)
+
+    return {**TASKS, **{name: metric_task(name) for name in ORDER}}
 
 
-def assert_equal(a, b, path=""):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_equal(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for i, pair in enumerate(zip(a, b, strict=True)):
-            assert_equal(*pair, f"{path}/{i}")
-    else:
-        assert a == b, path
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_ten_steps_and_a_resumed_run_equals_an_uninterrupted_one(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", [*TASKS, *ORDER])
+def test_ten_steps_and_a_resumed_run_equals_an_uninterrupted_one(tasks, name, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert fit(TASKS[name](), config(whole)).finished
+    assert fit(tasks[name](), config(whole)).finished
 
-    # Interrupted in step 7: the newest checkpoint is of step 4, and steps 5 and 6 are made again.
-    step = loop._Run.step
-
-    def break_off(run, number):
-        if number == 6:
-            raise KeyboardInterrupt
-        return step(run, number)
-
-    monkeypatch.setattr(loop._Run, "step", break_off)
-    with pytest.raises(KeyboardInterrupt):
-        fit(TASKS[name](), config(parts))
-    monkeypatch.undo()
-    torch.manual_seed(99)  # resume needs no state of the global generator
-    result = fit(TASKS[name](), config(parts, resume=True))
+    interrupted(monkeypatch, lambda: fit(tasks[name](), config(parts)))
+    result = fit(tasks[name](), config(parts, resume=True))
     assert result.step == 10
     assert_equal(newest(whole), newest(parts))
     saved = [load_file(out / "model" / WEIGHTS[name]) for out in (whole, parts)]

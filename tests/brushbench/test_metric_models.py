@@ -1,0 +1,107 @@
+"""The trainers of the metric models: what they teach is right, and what they save is read by the metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import brushbench
+from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError
+from brushbench.scenes import caption
+from brushbench.training import metric_models
+from brushbench.training.commands import app
+from brushbench.training.loop import Draw
+from brushbench.training.metric_models.scenes import ATTRIBUTES, SPOILS, SceneStream, alternatives, spoil
+from brushbench.types import Sample
+from tests.brushbench.trainings import config
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """All five models after one step each, trained and copied by the command."""
+    out, into = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("tiny") / "metrics"
+    options = ["metrics", "--out", str(out), "--into", str(into), "--max-steps", "1", "--batch-size", "2", "--cpu"]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    return into
+
+
+def samples(count=3):
+    drawn, _ = SceneStream("clip").take(Draw(5, 0, 0, count))
+    hole = np.zeros((64, 64), dtype=bool)
+    hole[16:40, 16:48] = True
+    return [Sample(f"{i}-inside", one.image, hole, caption(one.scene), "inside", {}) for i, one in enumerate(drawn)]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("clip_score", "clip"),
+        ("aesthetic", "clip"),
+        ("hps_v2.1", "hps"),
+        ("image_reward", "image_reward"),
+        ("lpips", "lpips"),
+    ],
+)
+def test_the_metric_reads_what_was_trained(family, name, folder):
+    metric = brushbench.load_metric(name, weights=str(family / folder), device="cpu")
+    given = samples()
+    shifted = [np.roll(sample.image, 3, axis=1) for sample in given]
+    scores = metric(shifted, given)
+    assert len(scores) == 3
+    assert np.isfinite(scores).all()
+    assert len(set(scores)) > 1
+
+
+def test_family_is_small(family):
+    assert sum(path.stat().st_size for path in family.rglob("*") if path.is_file()) < 20e6
+
+
+def test_wrong_captions_are_wrong_by_the_attribute_they_name():
+    drawn, _ = SceneStream("clip").take(Draw(0, 0, 0, 40))
+    seen = set()
+    for one in drawn:
+        right = caption(one.scene)
+        for name, wrong in alternatives(one.scene).items():
+            seen.add(name)
+            assert right not in wrong, (name, right)
+            assert all(wrong)
+    assert seen == set(ATTRIBUTES)
+
+
+def test_every_damage_changes_the_picture_and_keeps_its_form():
+    drawn, roll = SceneStream("clip").take(Draw(0, 0, 0, 4))
+    for kind in SPOILS:
+        for i, one in enumerate(drawn):
+            bad = spoil(one.image, kind, roll, drawn[i - 1].image)
+            assert bad.shape == one.image.shape
+            assert bad.dtype == np.uint8
+            assert not np.array_equal(bad, one.image), kind
+
+
+def test_mirrored_scenes_tell_what_they_show():
+    drawn, _ = SceneStream("clip").take(Draw(0, 0, 0, 40))
+    original, twin = drawn[0], drawn[0].mirrored()
+    assert np.array_equal(twin.image[:, ::-1], original.image)
+    assert np.array_equal(twin.patches[:, ::-1], original.patches)
+    swaps = {"left": "right", "right": "left"}
+    for one in drawn:
+        turned = " ".join(swaps.get(word, word) for word in caption(one.scene).split())
+        assert caption(one.mirrored().scene) == turned
+
+
+def test_streams_share_no_scene():
+    first = [SceneStream(name).take(Draw(0, 0, 0, 4))[0][0].scene for name in metric_models.ORDER]
+    assert len({str(scene) for scene in first}) == len(metric_models.ORDER)
+
+
+def test_what_cannot_be_trained_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(UnknownNameError, match="metric model"):
+        metric_models.recipe_of("fid")
+    with pytest.raises(UsageError, match="batch size 1"):
+        metric_models.train_metric_model("clip", config(tmp_path, batch_size=1))
+    with pytest.raises(MissingWeightsError, match="--clip"):
+        metric_models.make_task("aesthetic", clip=tmp_path)
+    with pytest.raises(MissingWeightsError, match="no trained aesthetic, hps"):
+        metric_models.copy_family(tmp_path, tmp_path / "into")
