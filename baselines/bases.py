@@ -18,24 +18,26 @@ from torch import Tensor
 
 from brushbench import assets
 from brushbench.errors import BrushbenchError, MissingWeightsError, UnknownNameError, UsageError, WeightsError
-from brushbench.types import JSON, Hole, Picture
+from brushbench.types import JSON, Hole, InpaintRequest, Picture
 from brushbench.weights import sha256_file
 from brushnet.conditioning import vae_factor
 
 __all__ = [
+    "BATCH",
     "PRESETS",
     "SCHEDULERS",
     "Preset",
-    "by_size",
     "choose_device",
     "choose_dtype",
     "decode",
     "describe_base",
     "encode",
     "find_base",
+    "in_batches",
     "load_base",
     "load_vae",
     "make_scheduler",
+    "negative_prompts",
     "pad_to_multiple",
     "preset_named",
     "reads_pooled_text",
@@ -44,6 +46,7 @@ __all__ = [
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 EMBEDDED = "data/"
+BATCH = 16  # requests at once, unless a method knows better
 
 
 @dataclass(frozen=True)
@@ -289,12 +292,28 @@ def pad_to_multiple(array: Picture | Hole, multiple: int) -> Any:
     return np.pad(array, margins, mode="edge")
 
 
-def by_size(items: Sequence[Any], work: Callable[[Sequence[Any]], list[Picture]]) -> list[Picture]:
-    """Apply ``work`` to the items of each picture size together, and return its pictures in the items' order."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+def in_batches(items: Sequence[Any], work: Callable[[Sequence[Any]], list[Picture]]) -> list[Picture]:
+    """Apply ``work`` to items that may share a batch of at most 16, and return its pictures in the items' order.
+
+    Requests or samples of one picture size go together; those with and without a negative prompt never do: SDXL reads
+    no negative prompt as zeros, not as empty text, and a picture must not depend on its neighbours.
+
+    Args:
+        items: of requests, or of samples.
+        work: makes the pictures of one batch.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for place, item in enumerate(items):
-        groups.setdefault(item.image.shape, []).append(place)
+        groups.setdefault((item.image.shape, bool(getattr(item, "negative_prompt", ""))), []).append(place)
     pictures: dict[int, Picture] = {}
     for places in groups.values():
-        pictures.update(zip(places, work([items[place] for place in places]), strict=True))
+        for start in range(0, len(places), BATCH):
+            some = places[start : start + BATCH]
+            pictures.update(zip(some, work([items[place] for place in some]), strict=True))
     return [pictures[place] for place in range(len(items))]
+
+
+def negative_prompts(requests: Sequence[InpaintRequest]) -> list[str] | None:
+    """Return the negative prompts of a batch of :func:`in_batches`; None if they have none."""
+    texts = [request.negative_prompt for request in requests]
+    return texts if any(texts) else None

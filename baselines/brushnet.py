@@ -16,14 +16,16 @@ import torch
 from PIL import Image
 
 from baselines.bases import (
-    by_size,
+    BATCH,
     choose_device,
     choose_dtype,
     decode,
     describe_base,
     find_base,
+    in_batches,
     load_base,
     make_scheduler,
+    negative_prompts,
     pad_to_multiple,
     preset_named,
     reads_pooled_text,
@@ -41,7 +43,6 @@ __all__ = ["CHECKPOINTS", "BrushNet"]
 
 Masks: TypeAlias = Literal["segmentation", "random"]
 
-BATCH = 16
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Where each preset's branches are looked for, in order: an asset of this repository, or hub ids (mirrors).
 CHECKPOINTS: Mapping[str, Mapping[Masks, tuple[str, ...]]] = {
@@ -205,27 +206,16 @@ class BrushNetForMasks:
 
     def inpaint(self, requests: Sequence[InpaintRequest]) -> list[Picture]:
         """Return one picture a request, of its size."""
-        return by_size(requests, self._of_one_size)
-
-    def _of_one_size(self, requests: Sequence[InpaintRequest]) -> list[Picture]:
-        """Batch requests with and without a negative prompt apart: SDXL reads none as zeros, not as empty text."""
-        pictures: dict[int, Picture] = {}
-        for negative in (False, True):
-            places = [i for i, request in enumerate(requests) if bool(request.negative_prompt) == negative]
-            for start in range(0, len(places), BATCH):
-                some = places[start : start + BATCH]
-                pictures.update(zip(some, self._batch([requests[i] for i in some]), strict=True))
-        return [pictures[i] for i in range(len(requests))]
+        return in_batches(requests, self._batch)
 
     @torch.no_grad()
     def _batch(self, requests: Sequence[InpaintRequest]) -> list[Picture]:
         method, pipe = self.method, self.method.pipe_for(self.kind)
         height, width = requests[0].image.shape[:2]
         factor = vae_factor(pipe.vae)
-        negative = [request.negative_prompt for request in requests]
         latents = pipe(
             prompt=[request.prompt for request in requests],
-            negative_prompt=negative if any(negative) else None,
+            negative_prompt=negative_prompts(requests),
             image=[Image.fromarray(pad_to_multiple(request.image, factor)) for request in requests],
             mask=[pad_to_multiple(request.hole, factor) for request in requests],
             num_inference_steps=method.steps,

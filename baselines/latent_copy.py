@@ -18,15 +18,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.bases import (
-    by_size,
+    BATCH,
     choose_device,
     choose_dtype,
     decode,
     describe_base,
     encode,
     find_base,
+    in_batches,
     load_base,
     make_scheduler,
+    negative_prompts,
     pad_to_multiple,
     preset_named,
     vae_factor,
@@ -78,7 +80,7 @@ class LatentCopy:
         self.capabilities = Capabilities(
             text=True,
             negative_prompt=True,
-            batch=16,
+            batch=BATCH,
             native_size=self.pipe.unet.config.sample_size * vae_factor(self.pipe.vae),
             background="latent-blend",
         )
@@ -97,7 +99,7 @@ class LatentCopy:
 
     def inpaint(self, requests: Sequence[InpaintRequest]) -> list[Picture]:
         """Return one picture a request, of its size."""
-        return by_size(requests, self._inpaint)
+        return in_batches(requests, self._inpaint)
 
     @torch.no_grad()
     def _inpaint(self, requests: Sequence[InpaintRequest]) -> list[Picture]:
@@ -111,7 +113,7 @@ class LatentCopy:
 
         latents = pipe(
             prompt=[request.prompt for request in requests],
-            negative_prompt=_negative(requests),
+            negative_prompt=negative_prompts(requests),
             height=clean.shape[2] * factor,
             width=clean.shape[3] * factor,
             num_inference_steps=self.steps,
@@ -128,12 +130,6 @@ class LatentCopy:
         """Return float (B, 1, h, w), 1 = hole."""
         full = torch.from_numpy(np.stack(holes)).float()[:, None]
         return F.max_pool2d(full, factor) if self.reduce == "any" else full[:, :, ::factor, ::factor]
-
-
-def _negative(requests: Sequence[InpaintRequest]) -> list[str] | None:
-    """Return the negative prompts; None if there is none at all, which SDXL reads as zeros and not as empty text."""
-    texts = [request.negative_prompt for request in requests]
-    return texts if any(texts) else None
 
 
 def _paste(clean: Tensor, noise: Tensor, hole: Tensor) -> Any:

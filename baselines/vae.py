@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from baselines.bases import (
-    by_size,
     choose_device,
     decode,
     describe_base,
     encode,
     find_base,
+    in_batches,
     load_vae,
     pad_to_multiple,
     vae_factor,
@@ -43,7 +43,7 @@ class Vae:
 
     def inpaint_reference(self, samples: Sequence[Sample]) -> list[Picture]:
         """Return each sample's reference picture after the round trip."""
-        return by_size(samples, self._round_trip)
+        return in_batches(samples, self._round_trip)
 
     def _round_trip(self, samples: Sequence[Sample]) -> list[Picture]:
         height, width = samples[0].image.shape[:2]

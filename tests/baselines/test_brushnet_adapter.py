@@ -113,7 +113,7 @@ def test_micro_batches_change_latents_by_less_than_1e_4(ours, monkeypatch):
     monkeypatch.setattr("baselines.brushnet.decode", lambda vae, latents: seen.append(latents) or decode(vae, latents))
     requests = [make_request(i) for i in range(3)]
     ours.inpaint(requests)
-    monkeypatch.setattr("baselines.brushnet.BATCH", 1)
+    monkeypatch.setattr("baselines.bases.BATCH", 1)
     ours.inpaint(requests)
     whole, *parts = seen
     assert len(parts) == 3

@@ -147,7 +147,7 @@ def test_negative_prompt_and_guidance_matter(ours, monkeypatch):
 def test_sdxl_base(tmp_path):
     ours = LatentCopy(base=str(save_xl_base(tmp_path)), steps=2, device="cpu")
     assert type(ours.pipe).__name__ == "StableDiffusionXLPipeline"
-    requests = [make_request(0, 32, 32), make_request(1, 32, 32)]
+    requests = [make_request(0, 32, 32), make_request(1, 32, 32, negative="a blue square")]
     together = ours.inpaint(requests)
     assert differ(together[1], ours.inpaint(requests[1:])[0]) <= 1
 
