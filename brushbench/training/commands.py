@@ -37,8 +37,8 @@ Cache = Annotated[int, typer.Option(min=0, help="Go round and round in the first
 def vae(
     out: Out = Path("runs/train/vae"),
     seed: Seed = 0,
-    max_steps: Steps = 1700,
-    batch_size: Batch = 8,
+    max_steps: Steps = 7000,
+    batch_size: Batch = 16,
     accumulation: Accumulation = 1,
     learning_rate: Rate = 1.5e-3,
     warmup: Warmup = 100,
@@ -73,11 +73,11 @@ def base(
     cache_latents: Cache = 0,
     out: Out = Path("runs/train/base"),
     seed: Seed = 0,
-    max_steps: Steps = 6000,
-    batch_size: Batch = 32,
+    max_steps: Steps = 4500,
+    batch_size: Batch = 64,
     accumulation: Accumulation = 1,
     learning_rate: Rate = 1e-3,
-    warmup: Warmup = 100,
+    warmup: Warmup = 200,
     ema_decay: Decay = 0.999,
     max_minutes: Minutes = None,
     resume: Resume = False,
@@ -210,7 +210,6 @@ def metrics(
     clip: Annotated[
         Path | None, typer.Option(help="Trained CLIP that aesthetic and hps start from; default OUT/clip/model.")
     ] = None,
-    into: Annotated[Path | None, typer.Option(help="At the end, copy the five models here as weights='tiny'.")] = None,
     cache_scenes: Cache = 20480,
     seed: Seed = 0,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; none: each model's own.")] = None,
@@ -221,12 +220,13 @@ def metrics(
     save_every: Save = 200,
     log_every: Log = 20,
     picture_every: Pictures = 0,
+    mixed_precision: Precision = "no",
     tensorboard: Board = False,
     cpu: Cpu = False,
 ) -> None:
     """Train the small models behind clip_score, aesthetic, hps, image_reward and lpips."""
     from brushbench.training.loop import FitConfig
-    from brushbench.training.metric_models import ORDER, copy_family, recipe_of, train_metric_model
+    from brushbench.training.metric_models import ORDER, recipe_of, train_metric_model
 
     for name in ORDER if which == "all" else (which,):
         recipe = recipe_of(name)
@@ -235,13 +235,22 @@ def metrics(
             recipe.learning_rate if learning_rate is None else learning_rate,
             recipe.warmup, recipe.weight_decay, recipe.ema_decay,
             max_minutes=max_minutes, resume=resume, save_every=save_every, log_every=log_every,
-            picture_every=picture_every, tensorboard=tensorboard, cpu=cpu,
+            picture_every=picture_every, mixed_precision=mixed_precision, tensorboard=tensorboard, cpu=cpu,
         )  # fmt: skip
         result = train_metric_model(name, config, clip=clip or out / "clip" / "model", cache_scenes=cache_scenes)
         _report(config, result)
-    if into is not None:
-        for folder in copy_family(out, into):
-            typer.echo(f"Copied: {folder}")
+
+
+@app.command()
+def collect(
+    runs: Annotated[Path, typer.Argument(help="Folder of the trainings: vae, base, brushnet_random, metrics/clip …")],
+    into: Annotated[Path, typer.Option(help="The embedded family.")] = Path("data/tiny"),
+) -> None:
+    """Copy trained models into the embedded family, and write its manifest anew."""
+    from brushbench.training.family import collect as copy_models
+
+    for folder in copy_models(runs, into):
+        typer.echo(f"Copied: {folder}")
 
 
 def _report(config: FitConfig, result: FitResult) -> None:

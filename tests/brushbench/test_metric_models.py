@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +13,7 @@ from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError
 from brushbench.scenes import caption
 from brushbench.training import metric_models
 from brushbench.training.commands import app
+from brushbench.training.family import collect
 from brushbench.training.loop import Draw
 from brushbench.training.metric_models.scenes import ATTRIBUTES, SPOILS, SceneStream, alternatives, spoil
 from brushbench.types import Sample
@@ -19,12 +22,13 @@ from tests.brushbench.trainings import config
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
-    """All five models after one step each, trained and copied by the command."""
-    out, into = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("tiny") / "metrics"
-    options = ["metrics", "--out", str(out), "--into", str(into), "--max-steps", "1", "--batch-size", "2", "--cpu"]
-    result = CliRunner().invoke(app, options)
-    assert result.exit_code == 0, result.output
-    return into
+    """All five models after one step each, trained and collected by the commands."""
+    out, into = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("tiny")
+    options = ["metrics", "--out", str(out / "metrics"), "--max-steps", "1", "--batch-size", "2", "--cpu"]
+    for command in (options, ["collect", str(out), "--into", str(into)]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+    return into / "metrics"
 
 
 def samples(count=3):
@@ -54,8 +58,12 @@ def test_the_metric_reads_what_was_trained(family, name, folder):
     assert len(set(scores)) > 1
 
 
-def test_family_is_small(family):
-    assert sum(path.stat().st_size for path in family.rglob("*") if path.is_file()) < 20e6
+def test_family_is_small_and_listed_whole(family):
+    files = [path for path in family.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    listed = json.loads((family.parent / "manifest.json").read_text())["files"]
+    assert {f"metrics/{path.relative_to(family).as_posix()}" for path in files} == set(listed)
+    assert {"metrics/clip/weights.safetensors", "metrics/lpips/training.json", "metrics/hps/log.csv"} <= set(listed)
 
 
 def test_wrong_captions_are_wrong_by_the_attribute_they_name():
@@ -103,5 +111,5 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(tmp_path):
         metric_models.train_metric_model("clip", config(tmp_path, batch_size=1))
     with pytest.raises(MissingWeightsError, match="--clip"):
         metric_models.make_task("aesthetic", clip=tmp_path)
-    with pytest.raises(MissingWeightsError, match="no trained aesthetic, hps"):
-        metric_models.copy_family(tmp_path, tmp_path / "into")
+    with pytest.raises(MissingWeightsError, match="holds none of base"):
+        collect(tmp_path, tmp_path / "into")

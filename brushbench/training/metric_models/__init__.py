@@ -5,7 +5,6 @@ All learn from rendered scenes. Each ends in the folder that ``brushbench.load_m
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError
 from brushbench.training.loop import FitConfig, FitResult, Task, fit
 
-__all__ = ["ORDER", "RECIPES", "Recipe", "copy_family", "make_task", "recipe_of", "train_metric_model"]
+__all__ = ["ORDER", "RECIPES", "Recipe", "make_task", "recipe_of", "train_metric_model"]
 
 ORDER = ("clip", "aesthetic", "hps", "image_reward", "lpips")  # the second and the third start from the first
 
@@ -111,23 +110,3 @@ def train_metric_model(which: str, config: FitConfig, *, clip: Path | None = Non
     if config.batch_size < 2:
         raise UsageError(f"Judges learn by comparing scenes: batch size {config.batch_size} is less than 2.")
     return fit(make_task(which, seed=config.seed, clip=clip, cache_scenes=cache_scenes), config)
-
-
-def copy_family(out: Path, target: Path) -> list[Path]:
-    """Copy trained models from ``out/NAME/model`` into the layout that ``weights="tiny"`` reads.
-
-    ``clip`` is taken from ``aesthetic``, whose file holds CLIP and the head. A ``training.json`` says where a model
-    comes from, and travels with it.
-
-    Raises:
-        MissingWeightsError: one of the five is not trained yet.
-    """
-    sources = {"clip": "aesthetic", "hps": "hps", "image_reward": "image_reward", "lpips": "lpips"}
-    missing = [name for name in sources.values() if not (out / name / "model" / "weights.safetensors").is_file()]
-    if missing:
-        raise MissingWeightsError(f"{out} holds no trained {', '.join(missing)}. Train them, then copy.")
-    copied = []
-    for name, source in sources.items():
-        shutil.copytree(out / source / "model", target / name, dirs_exist_ok=True)
-        copied.append(target / name)
-    return copied
