@@ -344,16 +344,17 @@ def _say_unavailable(runs: list[Run]) -> None:
 
 
 def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table()
+    from brushbench.leaderboard import wide_console
+
+    table = Table(show_lines=any("\n" in cell for row in rows for cell in row))
     for name in header:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == header[0])
     for row in rows:
         table.add_row(*map(escape, row))
-    Console().print(table)
+    wide_console().print(table)
 
 
 def _say(sentence: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,13 +40,19 @@ def inventory(kind: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _metric_row(name: str, cls: Any) -> list[str]:
-    reason = cls.available() if hasattr(cls, "available") else None
-    needs = "; ".join(str(need) for need in getattr(cls, "needs", ())) or "no weights"
-    return [name, ", ".join(cls.protocols), _first_sentence(cls), needs, reason or "yes"]
+    needs = "\n".join(str(need) for need in getattr(cls, "needs", ())) or "no weights"
+    return [name, ", ".join(cls.protocols), _first_sentence(cls), needs, "no" if _missing(cls) else "yes"]
+
+
+def _missing(cls: Any) -> str | None:
+    """Return why a metric is not available, and the way to get what it needs."""
+    return cls.available() if hasattr(cls, "available") else None
 
 
 def _first_sentence(cls: type[Any]) -> str:
-    return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+    """Return the first paragraph of a docstring as plain text."""
+    text = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+    return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text).replace("``", "")
 
 
 def checkup() -> tuple[list[list[str]], bool]:
@@ -74,7 +81,8 @@ def checkup() -> tuple[list[list[str]], bool]:
         except BrushbenchError as error:
             healthy = False
             lines.append([f"benchmark {name}", f"BROKEN: {error}"])
-    lines += [[f"metric {row[0]}", row[4]] for row in inventory("metrics")[1]]
+    metrics = {name: registry.resolve("metric", name) for name in registry.names("metric")}
+    lines += [[f"metric {name}", _missing(cls) or "yes"] for name, cls in metrics.items()]
     return lines, healthy
 
 

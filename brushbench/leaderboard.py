@@ -9,13 +9,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brushbench.errors import RunError, UsageError
 from brushbench.runs import Run
 from brushbench.types import PROTOCOLS
 
-__all__ = ["FORMATS", "Cell", "Row", "Table", "make_tables", "open_runs", "render"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["FORMATS", "Cell", "Row", "Table", "make_tables", "open_runs", "render", "wide_console"]
 
 FORMATS = ("table", "markdown", "csv", "json")
 SCALES: Mapping[str, tuple[str, float]] = {  # the paper's headings; scores themselves are stored unscaled
@@ -227,8 +230,17 @@ def _markdown(table: Table, intervals: bool) -> str:
     return f"### {_title(table)}\n\n{rows}{note}"
 
 
-def _terminal(table: Table, intervals: bool) -> str:
+def wide_console() -> Console:
+    """Return a console as wide as the terminal; a pipe or a log has no width of its own and gets 160 columns."""
     from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    return console
+
+
+def _terminal(table: Table, intervals: bool) -> str:
     from rich.table import Table as RichTable
 
     header, lines = _grid(table, intervals, "[bold green]{}[/]")
@@ -240,7 +252,7 @@ def _terminal(table: Table, intervals: bool) -> str:
     first_reference = next((i for i, row in enumerate(table.rows) if row.reference), len(lines))
     for i, (line, row) in enumerate(zip(lines, table.rows, strict=True)):
         shown.add_row(*line, style="dim" if row.reference else "", end_section=i == first_reference - 1)
-    console = Console()
+    console = wide_console()
     with console.capture() as capture:
         console.print(shown)
     return capture.get()

@@ -75,6 +75,10 @@ class Needs:
     cache_folders: tuple[str, ...] = ()
     tiny: str | None = None
 
+    def __str__(self) -> str:
+        digits = f", SHA-256 {self.sha256[:12]}" if self.sha256 else ""
+        return f"{self.what}: {self.files[0]} ({self.size}, {self.licence}{digits}) from {self.source}"
+
     @property
     def remedy(self) -> str:
         """How to get the file, in one sentence."""

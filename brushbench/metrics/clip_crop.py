@@ -44,9 +44,9 @@ def _widened(taken: np.ndarray[tuple[int], np.dtype[np.intp]], side: int, limit:
 
 
 class ClipScoreCrop(ClipScore):
-    """CLIP similarity (see :class:`brushbench.metrics.clip.ClipScore`) of the hole's box and the whole caption.
+    """CLIP score of the hole's box alone and the whole caption: large kept areas cannot hide what was painted.
 
-    With large kept areas the whole-picture score hides what a method did. The box is square where the picture allows,
+    The box is square where the picture allows,
     so that CLIP's centre crop loses nothing. Not published, so ``standard`` only.
     """
 

@@ -94,7 +94,7 @@ class _Hps(ModelMetric):
 
 
 class HpsV2(_Hps):
-    """Human preference score v2: see :class:`_Hps`. Not comparable with v2.1."""
+    """Human preference score v2 (Wu et al. 2023): the cosine under its CLIP ViT-H/14. Not comparable with v2.1."""
 
     name = "hps_v2"
     needs: ClassVar[tuple[Needs, ...]] = (
@@ -111,7 +111,7 @@ class HpsV2(_Hps):
 
 
 class HpsV21(_Hps):
-    """Human preference score v2.1, the one that the paper's tables print: see :class:`_Hps`."""
+    """Human preference score v2.1, the one that the paper's tables print; computed as v2 is, from other weights."""
 
     name = "hps_v2.1"
     needs: ClassVar[tuple[Needs, ...]] = (
