@@ -105,12 +105,13 @@ def make_tables(runs: Sequence[Run], protocol: str = "standard") -> list[Table]:
     groups: dict[tuple[str, str, str, str], list[Row]] = {}
     directions: dict[str, bool] = {}
     for run in runs:
+        rows_of_run = _rows(run, protocol)  # before the headers, which are written before the scores
         directions |= {
             name.partition("@")[0]: bool(header["higher_is_better"])
             for name, header in run.metrics.items()
             if "higher_is_better" in header
         }
-        for (split, prompt_variant), rows in _rows(run, protocol).items():
+        for (split, prompt_variant), rows in rows_of_run.items():
             benchmark = run.header["benchmark"]
             questions = f"{benchmark.get('sha256', '')}:{run.header['plan']['keys_sha256']}"
             groups.setdefault((str(benchmark.get("name")), questions, split, prompt_variant), []).extend(rows)

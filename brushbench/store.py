@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
@@ -258,17 +258,26 @@ class RunFolder:
         """Return the batches whose scores under a column wait to be merged, ascending."""
         return sorted(int(file.stem) for file in self.path.glob(f"parts/{column}/*.json"))
 
-    def merge(self, column: str) -> None:
-        """Put one column's waiting scores into ``scores.parquet``, in place of what that column held there."""
+    def merge(self, part: str, column: str, describe: Callable[[pandas.DataFrame], Mapping[str, JSON]]) -> None:
+        """Put one column's waiting scores into ``scores.parquet``, in place of what that column held there.
+
+        What the column was computed with is written before its scores: whoever reads the scores first finds it.
+
+        Args:
+            part: where the scores wait.
+            column: ``name@protocol``.
+            describe: what the column was computed with, from its scores.
+        """
         import pandas as pd
 
         with self.lock("merge", wait=True):
-            files = [self.part(column, batch) for batch in self.scored_batches(column)]
+            files = [self.part(part, batch) for batch in self.scored_batches(part)]
             if not files:
                 return
             new = pd.DataFrame(
                 [row for file in files for row in json.loads(file.read_text("utf-8"))], columns=list(COLUMNS)
             )
+            self._write_header(column, describe(new))
             old = self.scores()
             replaced = set(zip(new["metric"], new["protocol"], strict=True))
             kept = old[[pair not in replaced for pair in zip(old["metric"], old["protocol"], strict=True)]]
@@ -315,7 +324,10 @@ class RunFolder:
     def record_metric(self, column: str, description: Mapping[str, JSON]) -> None:
         """Note what a column is computed with."""
         with self.lock("merge", wait=True):
-            write_atomically(self.path / "metrics.json", _dump({**self.metric_headers(), column: description}))
+            self._write_header(column, description)
+
+    def _write_header(self, column: str, description: Mapping[str, JSON]) -> None:
+        write_atomically(self.path / "metrics.json", _dump({**self.metric_headers(), column: description}))
 
     def log_timing(self, entry: Mapping[str, JSON]) -> None:
         """Append seconds and peak memory of one batch; not part of byte-equality."""

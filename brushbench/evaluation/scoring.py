@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from brushbench import registry
 from brushbench.engines import local
@@ -19,6 +20,9 @@ from brushbench.runs import Run
 from brushbench.store import PictureRow, RunFolder, ScoreRow
 from brushbench.types import JSON, PROTOCOLS, Benchmark, Capabilities, Metric, Picture, Sample, Score, Unscored
 from brushbench.variants import VARIANTS, make_variant
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["CAPTION_CUT", "Scoring", "choose_columns", "choose_variants", "score"]
 
@@ -176,17 +180,18 @@ def _merge_if_complete(folder: RunFolder, column: Column, variants: Sequence[str
     if len(folder.scored_batches(part)) != len(plan):
         return
     metric = column.metric
-    folder.merge(part)
-    scores = folder.scores()
-    mine = (scores["metric"] == metric.name) & (scores["protocol"] == metric.protocol)
-    header: dict[str, JSON] = {
-        "unit": metric.unit,
-        "higher_is_better": metric.higher_is_better,
-        "region": metric.region,
-        "variants": list(variants),
-        "captions_cut": int(scores[mine & (scores["reason"] == CAPTION_CUT)]["sample"].nunique()),
-    }
-    folder.record_metric(column.name, {**metric.describe(), **header})
+
+    def describe(scores: pandas.DataFrame) -> dict[str, JSON]:
+        return {
+            **metric.describe(),
+            "unit": metric.unit,
+            "higher_is_better": metric.higher_is_better,
+            "region": metric.region,
+            "variants": list(variants),
+            "captions_cut": int(scores[scores["reason"] == CAPTION_CUT]["sample"].nunique()),
+        }
+
+    folder.merge(part, column.name, describe)
 
 
 def choose_columns(metrics: str | Sequence[str]) -> list[tuple[str, str]]:

@@ -27,8 +27,8 @@ def write_run(
             for i, v in enumerate(values)
         ]
         run.commit_scores(f"{metric}@standard-x", 0, rows)
-        run.merge(f"{metric}@standard-x")
-        run.record_metric(f"{metric}@standard", {"higher_is_better": metric == "psnr"})
+        header = {"higher_is_better": metric == "psnr"}
+        run.merge(f"{metric}@standard-x", f"{metric}@standard", lambda _, header=header: header)
 
 
 @pytest.fixture
@@ -100,3 +100,12 @@ def test_a_stranger_s_folder_and_a_wrong_format_are_refused(tmp_path: Path) -> N
 
 def test_an_unscored_run_has_the_columns_and_no_rows(tmp_path: Path) -> None:
     assert list(RunFolder(tmp_path).scores().columns) == list(COLUMNS)
+
+
+def test_a_column_is_described_before_its_scores_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two shards may end at once: who shows the table meanwhile must not find scores that nothing describes."""
+    seen = []
+    write = RunFolder._write_scores
+    monkeypatch.setattr(RunFolder, "_write_scores", lambda f, t: (seen.append(f.metric_headers()), write(f, t)))
+    write_run(tmp_path / "a", "a", {"psnr": [20.0, 22.0, 21.0]})
+    assert seen == [{"psnr@standard": {"higher_is_better": True}}]

@@ -12,6 +12,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -140,7 +141,15 @@ def test_without_moving_average_the_weights_themselves_are_saved(base, tmp_path)
         assert torch.allclose(tensor, weights[f"brushnet.{name}"], atol=1e-7), name
 
 
-def test_half_precision_on_the_cpu(base, tmp_path):
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate keeps one precision a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_half_precision_on_the_cpu(base, tmp_path, fresh_accelerate):
     task = start_task(config(tmp_path, mixed_precision="bf16"), BrushNetRecipe(base=base))
     assert task.objective.base.unet.dtype == torch.bfloat16
     assert task.objective.brushnet.dtype == torch.float32
