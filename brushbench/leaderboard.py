@@ -68,6 +68,7 @@ class Table:
     protocol: str
     metrics: tuple[str, ...]
     higher_is_better: Mapping[str, bool]
+    tiny: tuple[str, ...]  # metrics whose models are this repository's own small ones
     rows: tuple[Row, ...]
 
     def best(self, metric: str) -> float | None:
@@ -102,26 +103,39 @@ def make_tables(runs: Sequence[Run], protocol: str = "standard") -> list[Table]:
     """
     if protocol not in PROTOCOLS:
         raise UsageError(f"No protocol {protocol!r}. Known: {', '.join(PROTOCOLS)}.")
-    groups: dict[tuple[str, str, str, str], list[Row]] = {}
-    directions: dict[str, bool] = {}
+    groups: dict[tuple[str, str, str, str], list[tuple[Run, Row]]] = {}
     for run in runs:
-        rows_of_run = _rows(run, protocol)  # before the headers, which are written before the scores
-        directions |= {
-            name.partition("@")[0]: bool(header["higher_is_better"])
-            for name, header in run.metrics.items()
-            if "higher_is_better" in header
-        }
-        for (split, prompt_variant), rows in rows_of_run.items():
+        for (split, prompt_variant), rows in _rows(run, protocol).items():
             benchmark = run.header["benchmark"]
             questions = f"{benchmark.get('sha256', '')}:{run.header['plan']['keys_sha256']}"
-            groups.setdefault((str(benchmark.get("name")), questions, split, prompt_variant), []).extend(rows)
+            key = (str(benchmark.get("name")), questions, split, prompt_variant)
+            groups.setdefault(key, []).extend((run, row) for row in rows)
     tables = []
-    for (name, questions, split, prompt_variant), rows in groups.items():
+    for (name, questions, split, prompt_variant), found in groups.items():
+        rows = sorted((row for _, row in found), key=lambda row: row.reference)  # stable: as they were named
         _refuse_doubles(rows, name, split)
         metrics = _ordered({metric for row in rows for metric in row.cells})
-        rows.sort(key=lambda row: row.reference)  # stable: methods stay as they were named
-        tables.append(Table(name, questions, split, prompt_variant, protocol, metrics, directions, tuple(rows)))
+        headers = {metric: _header(found, metric, protocol) for metric in metrics}
+        directions = {metric: bool(header["higher_is_better"]) for metric, header in headers.items()}
+        tiny = tuple(m for m, header in headers.items() if (header.get("weights") or {}).get("tiny"))
+        tables.append(Table(name, questions, split, prompt_variant, protocol, metrics, directions, tiny, tuple(rows)))
     return tables
+
+
+def _header(found: Sequence[tuple[Run, Row]], metric: str, protocol: str) -> dict[str, Any]:
+    """Return what a column was computed with, which must be the same weights in every run.
+
+    Headers are written before scores, so that whoever has read a score finds its header.
+    """
+    scored = [(run, run.metrics[f"{metric}@{protocol}"]) for run, row in found if metric in row.cells]
+    (first, header), *others = scored
+    for run, other in others:
+        if other.get("weights") != header.get("weights"):
+            raise RunError(
+                f"{first.path} and {run.path} were scored with different weights of {metric}: one column cannot hold both. "
+                f"Score one again: brushbench score {run.path} --metrics {metric} --weights {metric}=PATH."
+            )
+    return header
 
 
 def _rows(run: Run, protocol: str) -> dict[tuple[str, str], list[Row]]:
@@ -188,7 +202,15 @@ def _title(table: Table) -> str:
 def _heading(table: Table, metric: str) -> str:
     scale = SCALES.get(metric, ("", 1.0))[0]
     arrow = "↑" if table.higher_is_better[metric] else "↓"
-    return " ".join(part for part in (metric.replace("_", " "), scale, arrow) if part)
+    mark = "†" if metric in table.tiny else ""
+    return " ".join(part for part in (metric.replace("_", " ") + mark, scale, arrow) if part)
+
+
+def _notes(table: Table, references: str) -> list[str]:
+    """Return the sentences under a table; ``references`` says how reference lines are set apart."""
+    notes = [f"{references}: reference lines, which see the answer and are not ranked"]
+    tiny = ["†: small models of this repository, trained on its own scenes; not comparable with published numbers"]
+    return (notes if any(row.reference for row in table.rows) else []) + (tiny if table.tiny else [])
 
 
 def _method(row: Row) -> str:
@@ -227,8 +249,7 @@ def _markdown(table: Table, intervals: bool) -> str:
     body = [[f"_{line[0]}_" if line[0] in references else line[0], *line[1:]] for line in lines]
     rule = ["---", *["---:"] * (len(header) - 1)]
     rows = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])
-    note = "\n\n_Slanted_: reference lines, which see the answer and are not ranked." if references else ""
-    return f"### {_title(table)}\n\n{rows}{note}"
+    return "\n\n".join([f"### {_title(table)}", rows, *(f"{note}." for note in _notes(table, "_Slanted_"))])
 
 
 def wide_console() -> Console:
@@ -245,8 +266,7 @@ def _terminal(table: Table, intervals: bool) -> str:
     from rich.table import Table as RichTable
 
     header, lines = _grid(table, intervals, "[bold green]{}[/]")
-    references = any(row.reference for row in table.rows)
-    caption = "below the rule: reference lines, which see the answer and are not ranked" if references else None
+    caption = "\n".join(_notes(table, "below the rule")) or None
     shown = RichTable(title=_title(table), caption=caption, title_justify="left", caption_justify="left")
     for i, name in enumerate(header):
         shown.add_column(name, justify="right" if i else "left", overflow="fold")

@@ -12,7 +12,13 @@ from brushbench.store import COLUMNS, RunFolder, ScoreRow
 
 
 def write_run(
-    folder: Path, name: str, scores: dict[str, list[float | None]], *, data: str = "a", reference: bool = False
+    folder: Path,
+    name: str,
+    scores: dict[str, list[float | None]],
+    *,
+    data: str = "a",
+    reference: bool = False,
+    weights: dict[str, object] | None = None,
 ) -> None:
     """Write a run's folder by hand: one split, one variant, one row a score."""
     run = RunFolder(folder)
@@ -27,7 +33,7 @@ def write_run(
             for i, v in enumerate(values)
         ]
         run.commit_scores(f"{metric}@standard-x", 0, rows)
-        header = {"higher_is_better": metric == "psnr"}
+        header = {"higher_is_better": metric == "psnr"} | ({"weights": weights} if weights else {})
         run.merge(f"{metric}@standard-x", f"{metric}@standard", lambda _, header=header: header)
 
 
@@ -109,3 +115,19 @@ def test_a_column_is_described_before_its_scores_are_there(tmp_path: Path, monke
     monkeypatch.setattr(RunFolder, "_write_scores", lambda f, t: (seen.append(f.metric_headers()), write(f, t)))
     write_run(tmp_path / "a", "a", {"psnr": [20.0, 22.0, 21.0]})
     assert seen == [{"psnr@standard": {"higher_is_better": True}}]
+
+
+def test_one_column_holds_scores_of_the_same_weights_only(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "a", {"lpips": [0.1, 0.2, 0.3]}, weights={"sha256": "1", "tiny": True})
+    write_run(tmp_path / "b", "b", {"lpips": [0.1, 0.2, 0.3]}, weights={"sha256": "2", "tiny": False})
+    with pytest.raises(RunError, match="different weights of lpips"):
+        make_tables(open_runs([tmp_path]))
+
+
+def test_columns_of_small_models_are_marked(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "a", {"lpips": [0.1, 0.2, 0.3]}, weights={"sha256": "1", "tiny": True})
+    tables = make_tables(open_runs([tmp_path]))
+    for form in ("table", "markdown"):
+        assert "lpips† x10³ ↓" in render(tables, form)
+        assert "†: small models of this repository" in render(tables, form)
+    assert json.loads(render(tables, "json"))[0]["tiny"] == ["lpips"]
