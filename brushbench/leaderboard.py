@@ -127,13 +127,15 @@ def _header(found: Sequence[tuple[Run, Row]], metric: str, protocol: str) -> dic
 
     Headers are written before scores, so that whoever has read a score finds its header.
     """
-    scored = [(run, run.metrics[f"{metric}@{protocol}"]) for run, row in found if metric in row.cells]
+    scored: list[tuple[Run, dict[str, Any]]] = [
+        (run, run.metrics[f"{metric}@{protocol}"]) for run, row in found if metric in row.cells
+    ]
     (first, header), *others = scored
     for run, other in others:
         if other.get("weights") != header.get("weights"):
             raise RunError(
-                f"{first.path} and {run.path} were scored with different weights of {metric}: one column cannot hold both. "
-                f"Score one again: brushbench score {run.path} --metrics {metric} --weights {metric}=PATH."
+                f"{first.path} and {run.path} were scored with different weights of {metric}: one column cannot hold "
+                f"both. Score one again: brushbench score {run.path} --metrics {metric} --weights {metric}=PATH."
             )
     return header
 
