@@ -60,7 +60,11 @@ class Shapes(BrushBench):
     blob), ``unseen_pair`` (yes | no: the target's colour and shape never occur together in training) and, where the
     brush hole covers at least 60 % of exactly one object, that object's ``brush_colour``, ``brush_shape`` and
     ``brush_box`` (x0 y0 x1 y1 in pixels).
+
+    Metrics with models take the small ones of this repository, which were trained on such scenes.
     """
+
+    metric_weights = "tiny"
 
     def __init__(self, *, split: str = "all", limit: int | None = None, skip_bad: bool = False) -> None:
         """Read the embedded scenes.

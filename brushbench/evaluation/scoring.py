@@ -36,7 +36,8 @@ class Scoring:
     Attributes:
         metrics: ``"auto"``, ``"none"``, or names, each with ``@standard`` or ``@brushnet-paper`` where one is meant.
         variants: ``"auto"`` (raw, and blended unless the method keeps the background exact), or names.
-        weights: where a metric's weights are, by metric name: hub id, folder or file.
+        weights: where a metric's weights are, by metric name: hub id, folder or file. A metric that is not named looks
+            in the caches, but on ``shapes`` takes this repository's own small models.
         device: of the metric models.
         dtype: of the metric models.
         low_memory: keep one metric model in memory at a time; slower.
@@ -106,7 +107,7 @@ def score(
     unavailable: dict[str, str] = {}
     features = scoring.features or Features(low_memory=scoring.low_memory)
     for group in [[pair] for pair in pairs] if scoring.low_memory else [pairs]:
-        columns = list(_load(group, scoring, unavailable))
+        columns = list(_load(group, scoring, benchmark, unavailable))
         with folder.lock(f"score-{shard}"):
             _score_columns(folder, benchmark, run.config.name, mine, columns, variants, features)
         for column in columns:
@@ -117,10 +118,13 @@ def score(
     return unavailable
 
 
-def _load(pairs: Sequence[tuple[str, str]], scoring: Scoring, unavailable: dict[str, str]) -> Iterator[Column]:
+def _load(
+    pairs: Sequence[tuple[str, str]], scoring: Scoring, benchmark: Benchmark, unavailable: dict[str, str]
+) -> Iterator[Column]:
     for name, protocol in pairs:
+        weights = scoring.weights.get(name) or _own_weights(name, benchmark)
         try:
-            yield Column(load_metric(name, protocol, scoring.weights.get(name), scoring.device, scoring.dtype))
+            yield Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype))
         except MissingWeightsError as error:
             unavailable[f"{name}@{protocol}"] = str(error)
 
@@ -236,6 +240,12 @@ def choose_variants(variants: str | Sequence[str], capabilities: Capabilities) -
         if variant not in VARIANTS:
             raise UnknownNameError("variant", variant, VARIANTS)
     return list(dict.fromkeys(asked))
+
+
+def _own_weights(name: str, benchmark: Benchmark) -> str | None:
+    """Return ``"tiny"`` where the benchmark is judged by this repository's own small models, on every machine alike."""
+    has_tiny = any(need.tiny for need in getattr(registry.resolve("metric", name), "needs", ()))
+    return getattr(benchmark, "metric_weights", None) if has_tiny else None
 
 
 def _suits(pair: tuple[str, str], benchmark: Benchmark) -> bool:

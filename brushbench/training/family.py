@@ -45,7 +45,8 @@ def collect(runs: Path, into: Path) -> list[Path]:
     for name, training in found.items():
         shutil.rmtree(into / name, ignore_errors=True)
         shutil.copytree(training / "model", into / name, copy_function=shutil.copyfile)
-        shutil.copyfile(training / "log.csv", into / name / "log.csv")
+        if (training / "log.csv").is_file():  # a training of fewer steps than a row has none
+            shutil.copyfile(training / "log.csv", into / name / "log.csv")
     files = sorted(path for path in into.rglob("*") if path.is_file() and path.name not in (MANIFEST, CARD))
     manifest = {
         "licence": "Apache-2.0",

@@ -24,8 +24,8 @@ from tests.brushbench.trainings import config
 def family(tmp_path_factory):
     """All five models after one step each, trained and collected by the commands."""
     out, into = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("tiny")
-    options = ["metrics", "--out", str(out / "metrics"), "--max-steps", "1", "--batch-size", "2", "--cpu"]
-    for command in (options, ["collect", str(out), "--into", str(into)]):
+    options = ["metrics", "--out", str(out / "metrics"), "--max-steps", "1", "--batch-size", "2", "--log-every", "1"]
+    for command in ([*options, "--cpu"], ["collect", str(out), "--into", str(into)]):
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 0, result.output
     return into / "metrics"
@@ -56,6 +56,16 @@ def test_the_metric_reads_what_was_trained(family, name, folder):
     assert len(scores) == 3
     assert np.isfinite(scores).all()
     assert len(set(scores)) > 1
+
+
+def test_shapes_are_judged_by_the_family_in_every_column(family, tmp_path, monkeypatch):
+    monkeypatch.setattr("brushbench.weights._tiny_folder", lambda needs: family / needs.tiny)
+    run = brushbench.evaluate("telea", "shapes", limit=2, split="inside", out=tmp_path, device="cpu")
+    columns = {name: header for name, header in run.metrics.items() if name.endswith("@standard")}
+    assert not [name for name, header in columns.items() if "unavailable" in header]
+    tiny = {name.partition("@")[0] for name, header in columns.items() if header.get("weights", {}).get("tiny")}
+    assert {"clip_score", "clip_score_crop", "aesthetic", "image_reward", "hps_v2", "hps_v2.1", "lpips"} <= tiny
+    assert run.scores["value"].notna().all()
 
 
 def test_family_is_small_and_listed_whole(family):
