@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--family", type=Path, help="folder of the four models")
     parser.add_argument("--count", type=int, default=320, help="scenes, a multiple of 16")
     options = parser.parse_args()
-    roll = Dice("tiny-metrics", SEED)
+    roll = Dice(SEED)
 
     def load(name: str, folder: str) -> Metric:
         return brushbench.load_metric(name, weights=str(options.family / folder) if options.family else "tiny")
