@@ -27,6 +27,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -54,6 +55,7 @@ __all__ = [
     "brush_hole",
     "chosen_splits",
     "described",
+    "is_file",
     "open_picture",
     "path_inside",
 ]
@@ -61,7 +63,8 @@ __all__ = [
 MAX_PIXELS = 8192 * 8192
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-USABLE_ID = re.compile(r"[^/\\\0]{1,200}")  # pictures of a run are named after it
+USABLE_ID = re.compile(r"[^/\\\0\ud800-\udfff]{1,200}")  # pictures of a run are named after it
+MAX_FILE_NAME = 240  # bytes of an id that is percent-encoded for its file; most file systems allow 255 with suffixes
 
 
 class UnusableError(DataError):
@@ -114,7 +117,7 @@ class ImageFile:
 
     def size(self) -> tuple[int, int]:
         """Return (height, width) from the file's header."""
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise UnusableError(f"the picture {self.path} is missing", "Put it there")
         with open_picture(self.path, str(self.path)) as picture:
             width, height = picture.size
@@ -165,6 +168,14 @@ def _rgb(picture: Image.Image) -> Picture:
         layer = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
     return np.array(picture.convert("RGB"), dtype=np.uint8)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that the system refuses, such as one of 5,000 letters, is not there."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def path_inside(folder: Path, relative: str) -> Path:
@@ -265,7 +276,7 @@ class MaskFile(HoleSource):
 
     def draw(self, height: int, width: int) -> Hole:
         """Read the file; another size than the picture's is refused, not resized."""
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise UnusableError(f"the mask {self.path} is missing", "Put it there")
         with open_picture(self.path, str(self.path)) as picture:
             if picture.size != (width, height):
@@ -411,6 +422,8 @@ class LazyBenchmark:
         with _named(record.id):
             if not USABLE_ID.fullmatch(record.id) or record.id in (".", ".."):
                 raise UnusableError("its id cannot name a file", "Write an id of 1 to 200 characters without slashes")
+            if len(quote(record.id, safe="")) > MAX_FILE_NAME:
+                raise UnusableError(f"its id is too long to name a file ({len(record.id)} characters)", "Shorten it")
             if record.id in self._seen:
                 raise UnusableError("its id occurs twice", "Give every record its own id")
             self._seen.add(record.id)

@@ -28,6 +28,7 @@ from brushbench.benchmarks.base import (
     UnusableError,
     chosen_splits,
     described,
+    is_file,
     path_inside,
 )
 from brushbench.errors import BadRecordError, DataError
@@ -141,8 +142,8 @@ def read_mapping(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | BadRecor
         DataError: the file is not readable as one of the two.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Object)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number of 5,000 digits
         raise DataError(f"{path} is no JSON file ({error}). Fetch it again, or correct it there.") from None
     if isinstance(content, list):
         for place, entry in enumerate(content):
@@ -186,7 +187,7 @@ def picture_of(mapping: Path, entry: Mapping[str, Any]) -> ImageFile:
     if not isinstance(relative, str):
         raise UnusableError("its 'image' is missing", "Write the path of the picture")
     candidates = [path_inside(folder, relative) for folder in (mapping.parent, mapping.parent / "images")]
-    return ImageFile(next((path for path in candidates if path.is_file()), candidates[0]))
+    return ImageFile(next((path for path in candidates if is_file(path)), candidates[0]))
 
 
 def caption_of(entry: Mapping[str, Any], key: str = "caption") -> str:

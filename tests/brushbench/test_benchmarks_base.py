@@ -147,6 +147,8 @@ def test_a_benchmark_can_be_pickled(tmp_path: Path) -> None:
         ({"id": "a/b"}, "its id cannot name a file"),
         ({"id": ".."}, "its id cannot name a file"),
         ({"id": ""}, "its id cannot name a file"),
+        ({"id": "a\ud800"}, "its id cannot name a file"),
+        ({"id": "\u65e5" * 100}, "its id is too long to name a file"),  # nine bytes a letter in the file's name
     ],
 )
 def test_bad_records_are_refused_or_counted(tmp_path: Path, changes: dict, words: str) -> None:

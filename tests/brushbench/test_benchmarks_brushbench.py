@@ -172,6 +172,8 @@ def _set(key: str, value: object):
 BAD_RECORDS = {
     "missing file": (_break_file(None), r"the picture .*000000001.png is missing. Put it there"),
     "no picture field": (_set("image", None), r"'image' is missing. Write the path"),
+    "path that no system takes": (_set("image", "a" * 5000 + ".png"), r"the picture .*a\.png is missing. Put it there"),
+    "path that is no text": (_set("image", "\ud800.png"), r"the picture .* is missing. Put it there"),
     "undecodable picture": (_break_file(b"no picture"), r"cannot be decoded \(.*Replace it by an intact"),
     "picture cut short": (_cut_short, r"cannot be decoded \(.*Replace it by an intact"),
     "gigantic picture": (_gigantic, r"is gigantic: more than 67108864 pixels. Replace it by a smaller one"),
@@ -244,6 +246,13 @@ def test_published_run_lengths_on_enlarged_pictures_are_noticed(tmp_path: Path) 
         BrushBench(save(tmp_path, mapping))
 
 
+def test_a_mapping_saved_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """Editors on Windows write one; it is no fault of the records."""
+    mapping = write(tmp_path)
+    (tmp_path / "mapping_file.json").write_text(json.dumps(mapping), encoding="utf-8-sig")
+    assert len(BrushBench(tmp_path)) == 6
+
+
 def test_a_bad_record_behind_the_limit_does_no_harm(tmp_path: Path) -> None:
     mapping = write(tmp_path)
     del mapping["000000001"]["caption"]
@@ -257,6 +266,7 @@ def test_a_bad_record_behind_the_limit_does_no_harm(tmp_path: Path) -> None:
         ('"text"', "holds a str, expected"),
         ("{}", "no usable record"),
         ("[]", "no usable record"),
+        ("[" + "1" * 5000 + "]", "is no JSON file"),  # Python refuses the number, and not as a JSON error
     ],
 )
 def test_mapping_files_that_are_none_are_refused(tmp_path: Path, content: str, words: str) -> None:
