@@ -113,9 +113,10 @@ def build_model(config: Mapping[str, Mapping[str, Any]]) -> nn.Module:
         hidden_act="gelu",
         layer_norm_eps=size["layer_norm_eps"],
     )
-    # is_decoder makes the cross-attention layers exist; the model is run as an encoder. The stock start token lies
-    # outside a small vocabulary, and is not used.
-    text_config = BlipTextConfig(**text, encoder_hidden_size=width, is_decoder=True, bos_token_id=None)
+    # is_decoder makes the cross-attention layers exist; the model is run as an encoder. The stock special
+    # tokens lie outside a small vocabulary, and are not used.
+    unused = {"bos_token_id": None, "sep_token_id": None}
+    text_config = BlipTextConfig(**text, encoder_hidden_size=width, is_decoder=True, **unused)
     # The published head has no activations between its layers.
     head = nn.Sequential(
         nn.Linear(hidden, 1024),
