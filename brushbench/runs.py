@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brushbench.config import RunConfig, make_config
+from brushbench.errors import RunError
 from brushbench.stats import summarise
 from brushbench.store import RunFolder
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
+NEEDED = ("config", "capabilities", "benchmark", "plan")
 CELL = ["split", "prompt_variant", "variant", "metric", "protocol"]
 
 
@@ -31,6 +32,12 @@ class Run:
         self.path = folder.path
         self._folder = folder
         self.header: dict[str, Any] = folder.header()
+        absent = [key for key in NEEDED if key not in self.header]
+        if absent:
+            raise RunError(
+                f"{folder.path / 'run.json'} says nothing of {', '.join(absent)}. Restore it, or start again in "
+                "another folder."
+            )
         self.config: RunConfig = make_config(**self.header["config"])
 
     @classmethod
@@ -61,8 +68,8 @@ class Run:
         """Return how many pictures are in each state: ok, black, missing, failed, and ``planned`` in all."""
         counts = {"planned": int(self.header["plan"]["pictures"]), "ok": 0, "black": 0, "missing": 0, "failed": 0}
         for file in sorted((self.path / "batches").glob("*.json")):
-            for row in json.loads(file.read_text("utf-8")):
-                counts[row["state"]] += 1
+            for row in self._folder.rows(int(file.stem)):
+                counts[row.state] += 1
         return counts
 
     def summary(self) -> pandas.DataFrame:

@@ -98,6 +98,17 @@ def _dump(value: object) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
+def _read(file: Path, kind: type, remedy: str) -> Any:
+    """Return what one of our JSON files holds; a damaged one is a :class:`RunError` that says what to do."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except ValueError as error:  # no UTF-8, or no JSON
+        raise RunError(f"{file} is not JSON ({error}). {remedy}") from None
+    if not isinstance(content, kind):
+        raise RunError(f"{file} holds a {type(content).__name__}, expected a {kind.__name__}. {remedy}")
+    return content
+
+
 class RunFolder:
     """One run on disk. Every method may be called from several processes at once."""
 
@@ -125,10 +136,7 @@ class RunFolder:
             raise RunError(
                 f"{self.path} holds no run: run.json is missing. Name the folder that `brushbench eval` wrote."
             )
-        try:
-            header: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        except json.JSONDecodeError as error:
-            raise RunError(f"{file} is not JSON ({error}). Restore it, or start again in another folder.") from None
+        header: dict[str, Any] = _read(file, dict, "Restore it, or start again in another folder.")
         if header.get("schema", 0) > SCHEMA_VERSION:
             raise RunError(
                 f"{file} has schema {header['schema']}; this release reads up to {SCHEMA_VERSION}. Upgrade brushbench."
@@ -161,6 +169,12 @@ class RunFolder:
                 "Name another folder with --out or --name, or delete this one."
             )
 
+    def abandon(self) -> None:
+        """Forget a run of which no batch was committed, so that it may be begun with other settings."""
+        with self.lock("begin", wait=True):
+            if not any(self.path.glob("batches/*.json")):
+                (self.path / "run.json").unlink(missing_ok=True)
+
     # Locks ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -169,18 +183,24 @@ class RunFolder:
 
         Raises:
             RunLockedError: another process holds it and ``wait`` is off.
+            RunError: the folder cannot be written.
         """
         import filelock
 
         folder = self.path / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(folder / f"{name}.lock", timeout=-1 if wait else 0)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             held.acquire()
         except filelock.Timeout:
             raise RunLockedError(
                 f"Another process works on {name} of {self.path}. Wait for it, or give this one its own part "
                 "with --shard i/n."
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written ({error.strerror}). Make it writable, or name another folder with "
+                "--out."
             ) from None
         try:
             yield
@@ -232,8 +252,13 @@ class RunFolder:
         write_atomically(self._batch_file(batch), _dump([asdict(row) for row in rows]))
 
     def rows(self, batch: int) -> list[PictureRow]:
-        """Return the rows of a committed batch."""
-        return [PictureRow(**row) for row in json.loads(self._batch_file(batch).read_text("utf-8"))]
+        """Return the rows of a committed batch.
+
+        Raises:
+            RunError: its file is damaged.
+        """
+        rows = _read(self._batch_file(batch), list, "Delete it, and run the command again that began the run.")
+        return [PictureRow(**row) for row in rows]
 
     def discard(self, batch: int) -> None:
         """Forget a batch, so that it is made again; every score of the run goes with it."""
@@ -275,7 +300,8 @@ class RunFolder:
             if not files:
                 return
             new = pd.DataFrame(
-                [row for file in files for row in json.loads(file.read_text("utf-8"))], columns=list(COLUMNS)
+                [row for file in files for row in _read(file, list, "Delete it, and score the run again.")],
+                columns=list(COLUMNS),
             )
             self._write_header(column, describe(new))
             old = self.scores()
@@ -291,13 +317,21 @@ class RunFolder:
                 files[0].parent.rmdir()
 
     def scores(self) -> pandas.DataFrame:
-        """Return every score, one row each, in long form; empty where nothing was scored."""
+        """Return every score, one row each, in long form; empty where nothing was scored.
+
+        Raises:
+            RunError: the file is damaged.
+        """
         import pandas as pd
+        import pyarrow as pa
 
         file = self.path / "scores.parquet"
         if not file.is_file():
             return pd.DataFrame({name: pd.Series(dtype="float64" if name == "value" else "object") for name in COLUMNS})
-        return pd.read_parquet(file)
+        try:
+            return pd.read_parquet(file)
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{file} cannot be read ({error}). Delete it, and score the run again.") from None
 
     def _write_scores(self, table: pandas.DataFrame) -> None:
         from io import BytesIO
@@ -319,7 +353,10 @@ class RunFolder:
     def metric_headers(self) -> dict[str, Any]:
         """Return what each scored column was computed with: its settings and weight hashes, by ``name@protocol``."""
         file = self.path / "metrics.json"
-        return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        if not file.is_file():
+            return {}
+        headers: dict[str, Any] = _read(file, dict, "Delete it, and score the run again.")
+        return headers
 
     def record_metric(self, column: str, description: Mapping[str, JSON]) -> None:
         """Note what a column is computed with."""

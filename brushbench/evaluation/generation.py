@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from brushbench.benchmarks.base import ImageFile, UnusableError, is_file
 from brushbench.config import RunConfig
 from brushbench.engines import local
 from brushbench.engines.shard import Shard
@@ -90,7 +91,7 @@ class ImageFolder:
     """A source of pictures made elsewhere: ``DIR/SPLIT/ID.png``, or ``DIR/ID.png`` where one split is scored.
 
     Args:
-        folder: where the pictures lie; any format Pillow reads, lossless ones preferred.
+        folder: where the pictures lie; PNG, WebP, BMP, TIFF or JPEG, lossless ones preferred.
         splits: the splits that are scored.
 
     Raises:
@@ -118,22 +119,36 @@ class ImageFolder:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         return {"method": "pictures made elsewhere", "sha256": digest.hexdigest()}
 
+    def path_of(self, sample: str, split: str) -> Path:
+        """Return where the picture of a sample is expected, as a PNG."""
+        return (self.folder if self.flat else self.folder / split) / f"{sample}.png"
+
+    def find(self, sample: str, split: str) -> Path | None:
+        """Return the picture of a sample, whatever its format, or ``None``."""
+        wanted = self.path_of(sample, split)
+        files = (wanted.with_name(f"{sample}{suffix}") for suffix in IMAGE_SUFFIXES)
+        return next((file for file in files if is_file(file)), None)
+
     def answers(self, samples: Sequence[Sample], seeds: Sequence[int], negative_prompt: str) -> list[Answer]:  # noqa: ARG002
         """Read each sample's picture."""
         return [self._read(sample) for sample in samples]
 
     def _read(self, sample: Sample) -> Answer:
-        from PIL import Image, UnidentifiedImageError
-
-        stem = self.folder / (sample.id if self.flat else f"{sample.split}/{sample.id}")
-        file = next((found for s in IMAGE_SUFFIXES if (found := stem.with_name(stem.name + s)).is_file()), None)
+        file = self.find(sample.id, sample.split)
         if file is None:
-            return NoPicture("missing", f"no picture {stem.name}.png in {stem.parent}")
+            wanted = self.path_of(sample.id, sample.split)
+            return NoPicture("missing", f"no picture {wanted.name} in {wanted.parent}")
+        source = ImageFile(file)
         try:
-            with Image.open(file) as image:
-                return _checked(np.asarray(image.convert("RGB")), sample)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            return NoPicture("failed", f"{file} cannot be read: {error}")
+            picture = source.decode(source.data())
+        except UnusableError as error:
+            return NoPicture("failed", error.problem)
+        (height, width), (got_height, got_width) = sample.image.shape[:2], picture.shape[:2]
+        if picture.shape != sample.image.shape:
+            return NoPicture(
+                "failed", f"{file} is {got_height} x {got_width}, expected {height} x {width} (height x width)"
+            )
+        return picture
 
 
 def generate(
@@ -171,6 +186,7 @@ def _generate_batch(
     seconds = time.perf_counter() - start
     if fail_fast and all(isinstance(a, NoPicture) and a.state == "failed" for a in answers):
         reasons = "; ".join(sorted({a.reason for a in answers if isinstance(a, NoPicture)}))
+        folder.abandon()  # else the mended method, or mended pictures, would be refused as other settings
         raise RunError(f"{config.name} made no picture of the first batch: {reasons}. Nothing was written.")
     rows: list[PictureRow] = []
     pictures: list[Picture | None] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from brushbench import registry
 from brushbench.config import RunConfig, make_config
 from brushbench.engines.shard import Shard
-from brushbench.errors import BrushbenchError, RunError, UsageError
+from brushbench.errors import BrushbenchError, DataError, RunError, UsageError
 from brushbench.evaluation.generation import ImageFolder, Method, NoPicture, Source, ask, generate
 from brushbench.evaluation.loading import load_benchmark, load_inpainter
 from brushbench.evaluation.provenance import make_header
@@ -109,11 +109,18 @@ def score_images(
         notify: called with sentences for a person.
 
     Raises:
-        DataError: no such folder, or pictures that do not say of which split they are.
+        DataError: no such folder, no picture of the benchmark in it, or pictures that do not say of which split they
+            are.
     """
     splits = tuple(dict.fromkeys(s for _, s in benchmark.keys))
+    source = ImageFolder(images, splits)
+    if not any(source.find(sample, split) for sample, split in benchmark.keys):
+        raise DataError(
+            f"{images} holds no picture of {benchmark.name!r}. Name the pictures after its samples, the first "
+            f"{source.path_of(*benchmark.keys[0])}, or score on another benchmark with --bench."
+        )
     config = make_config(name=name, model="images", benchmark=benchmark.name, splits=splits, limit=limit)
-    return _run(ImageFolder(images, splits), benchmark, config, scoring or Scoring(), out, Shard(), notify=notify)
+    return _run(source, benchmark, config, scoring or Scoring(), out, Shard(), notify=notify)
 
 
 def rescore(

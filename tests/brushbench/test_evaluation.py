@@ -203,8 +203,69 @@ def test_pictures_that_are_missing_damaged_or_of_another_size_are_counted(data: 
     assert scored.pictures() == {"planned": 9, "ok": 6, "black": 0, "missing": 1, "failed": 2}
     reasons = " ".join(scored.scores[scored.scores.value.isna()]["reason"])
     assert "no picture 000000000.png" in reasons
-    assert "cannot be read" in reasons
-    assert "expected uint8 (48, 40, 3)" in reasons
+    assert "cannot be decoded" in reasons
+    assert "is 8 x 8, expected 48 x 40 (height x width)" in reasons
+
+
+def test_pictures_of_16_bit_are_scaled_and_not_clipped(data: Path, tmp_path: Path) -> None:
+    """Pillow's own conversion turns everything above 255 of 65535 white."""
+    benchmark = brushbench.load_benchmark(data, split="inside")
+    (tmp_path / "deep").mkdir()
+    for sample in benchmark:
+        grey = sample.image[..., 0].astype(np.uint16) * 257
+        Image.fromarray(grey).save(tmp_path / "deep" / f"{sample.id}.png")
+    run = score_images(tmp_path / "deep", benchmark, name="deep", out=tmp_path / "r", scoring=Scoring("psnr@standard"))
+    assert run.scores["value"].min() > 15
+
+
+def test_a_folder_without_one_picture_of_the_benchmark_is_refused(data: Path, tmp_path: Path) -> None:
+    run = evaluate(data, tmp_path / "r")  # its own folder holds SPLIT/REPEAT/ID.png, one level too deep
+    with pytest.raises(DataError, match=r"holds no picture of 'brushbench'.*inside/000000000\.png"):
+        score_images(run.path / "pictures", brushbench.load_benchmark(data), name="m", out=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_pictures_that_were_all_wrong_may_be_mended_and_scored_in_the_same_folder(data: Path, tmp_path: Path) -> None:
+    """The sentence said that nothing was written, and run.json was there to refuse the mended pictures."""
+    benchmark = brushbench.load_benchmark(data, split="inside")
+    for size in ((8, 8), (40, 48)):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        for sample, _ in benchmark.keys:
+            Image.new("RGB", size, "grey").save(tmp_path / "images" / f"{sample}.png")
+        if size == (8, 8):
+            with pytest.raises(RunError, match=r"is 8 x 8, expected 48 x 40 .* Nothing was written"):
+                score_images(tmp_path / "images", benchmark, name="m", out=tmp_path / "m")
+    run = score_images(tmp_path / "images", benchmark, name="m", out=tmp_path / "m", scoring=Scoring("mse@standard"))
+    assert run.pictures()["ok"] == 3
+
+
+@pytest.mark.parametrize("file", ["run.json", "metrics.json", "scores.parquet", "batches/000000.json"])
+@pytest.mark.parametrize("content", ["{", "7"])
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(data: Path, tmp_path: Path, file: str, content: str) -> None:
+    run = evaluate(data, tmp_path / "r")
+    (run.path / file).write_text(content)
+
+    def read() -> None:
+        opened = brushbench.Run.open(run.path)
+        assert opened.metrics
+        opened.summary()
+        opened.pictures()
+
+    with pytest.raises(RunError, match=file):
+        read()
+
+
+def test_a_run_json_without_its_settings_is_refused(data: Path, tmp_path: Path) -> None:
+    run = evaluate(data, tmp_path / "r")
+    (run.path / "run.json").write_text('{"schema": 1}')
+    with pytest.raises(RunError, match=r"run\.json says nothing of config, capabilities, benchmark, plan"):
+        brushbench.Run.open(run.path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/r cannot be written \(Not a directory\)\. Make it writable, or name"):
+        evaluate(data, tmp_path / "file" / "r")
 
 
 def test_a_flat_folder_serves_one_split_only(data: Path, tmp_path: Path) -> None:
