@@ -179,14 +179,15 @@ def render(tables: Sequence[Table], form: str = "table", intervals: bool = False
 
     Args:
         tables: from :func:`make_tables`.
-        form: ``table`` (for a terminal), ``markdown``, ``csv`` or ``json`` (both unscaled, with intervals).
-        intervals: show the half width of the 95 % interval behind each mean.
+        form: ``table`` (for a terminal), ``markdown``, ``csv`` or ``json`` (both unscaled, with intervals; JSON
+            has no infinity and no NaN: ``null`` stands there, and ``n`` and ``infinite`` tell which of the two it was).
+        intervals: show the 95 % interval behind each mean.
 
     Raises:
         UsageError: an unknown form.
     """
     if form == "json":
-        return json.dumps([asdict(table) for table in tables], indent=1, ensure_ascii=False)
+        return json.dumps(_finite([asdict(table) for table in tables]), indent=1, ensure_ascii=False, allow_nan=False)
     if form == "csv":
         return _csv(tables)
     if form == "markdown":
@@ -194,6 +195,15 @@ def render(tables: Sequence[Table], form: str = "table", intervals: bool = False
     if form == "table":
         return "\n".join(_terminal(table, intervals) for table in tables)
     raise UsageError(f"No format {form!r}. Known: {', '.join(FORMATS)}.")
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with ``None`` in place of every infinity and NaN in it: no JSON reader but Python's takes them."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _title(table: Table) -> str:
@@ -247,8 +257,9 @@ def _value(cell: Cell | None, scale: float, intervals: bool) -> str:
 
 def _markdown(table: Table, intervals: bool) -> str:
     header, lines = _grid(table, intervals, "**{}**")
-    references = {_method(row) for row in table.rows if row.reference}
-    body = [[f"_{line[0]}_" if line[0] in references else line[0], *line[1:]] for line in lines]
+    named = [line[0].replace("|", "\\|") for line in lines]  # a bare bar would end the cell
+    slanted = [f"_{name}_" if row.reference else name for name, row in zip(named, table.rows, strict=True)]
+    body = [[name, *line[1:]] for name, line in zip(slanted, lines, strict=True)]
     rule = ["---", *["---:"] * (len(header) - 1)]
     rows = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])
     return "\n\n".join([f"### {_title(table)}", rows, *(f"{note}." for note in _notes(table, "_Slanted_"))])
@@ -265,6 +276,7 @@ def wide_console() -> Console:
 
 
 def _terminal(table: Table, intervals: bool) -> str:
+    from rich.markup import escape
     from rich.table import Table as RichTable
 
     header, lines = _grid(table, intervals, "[bold green]{}[/]")
@@ -274,7 +286,8 @@ def _terminal(table: Table, intervals: bool) -> str:
         shown.add_column(name, justify="right" if i else "left", overflow="fold")
     first_reference = next((i for i, row in enumerate(table.rows) if row.reference), len(lines))
     for i, (line, row) in enumerate(zip(lines, table.rows, strict=True)):
-        shown.add_row(*line, style="dim" if row.reference else "", end_section=i == first_reference - 1)
+        style = "dim" if row.reference else ""
+        shown.add_row(escape(line[0]), *line[1:], style=style, end_section=i == first_reference - 1)
     console = wide_console()
     with console.capture() as capture:
         console.print(shown)

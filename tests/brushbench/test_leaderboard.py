@@ -92,6 +92,24 @@ def test_json_and_csv_carry_unscaled_values_and_counts(runs: Path) -> None:
     assert lines[0].startswith("benchmark,split,prompt_variant,protocol,method,variant,reference,metric")
 
 
+def test_json_holds_nothing_that_only_python_reads(runs: Path) -> None:
+    """PSNR of an identical picture is infinite, and three scores carry no interval: both were bare words."""
+
+    def refuse(word: str) -> None:
+        pytest.fail(f"{word} is no JSON")
+
+    rows = json.loads(render(make_tables(open_runs([runs])), "json"), parse_constant=refuse)[0]["rows"]
+    truth = rows[2]["cells"]["psnr"]
+    assert (truth["mean"], truth["low"], truth["n"], truth["infinite"]) == (None, None, 3, 3)
+
+
+def test_names_are_shown_to_the_letter(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "lama[red]|x", {"psnr": [20.0, 22.0, 21.0]})
+    tables = make_tables(open_runs([tmp_path]))
+    assert "lama[red]|x" in render(tables, "table")
+    assert "| lama[red]\\|x | **21.00** | 3 | 0 |" in render(tables, "markdown")
+
+
 def test_intervals_are_shown_where_eight_scores_carry_them(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "a", {"psnr": [float(i) for i in range(10)]})
     assert "4.50 [" in render(make_tables(open_runs([tmp_path])), "markdown", intervals=True)
