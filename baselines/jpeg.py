@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from brushbench.errors import UsageError
 from brushbench.types import JSON, Capabilities, Picture, Sample
 from brushbench.variants import jpeg_round_trip
 
@@ -13,11 +14,16 @@ class Jpeg:
 
     Args:
         quality: Pillow's quality, 1 to 95; 75 is the default that the published script saves with.
+
+    Raises:
+        UsageError: another quality.
     """
 
     capabilities = Capabilities(text=False, batch=64, needs_reference=True)
 
     def __init__(self, quality: int = 75) -> None:
+        if not 1 <= quality <= 95:
+            raise UsageError(f"quality is {quality}, expected 1 to 95.")
         self.quality = quality
 
     def describe(self) -> Mapping[str, JSON]:

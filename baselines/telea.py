@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
+from brushbench.errors import UsageError
 from brushbench.types import JSON, Capabilities, InpaintRequest, Picture
 
 
@@ -14,13 +15,18 @@ class Telea:
     """Fill the hole from its border by fast marching. No text, no weights; kept pixels stay exact.
 
     Args:
-        radius: neighbourhood that each filled pixel looks at, in pixels.
+        radius: neighbourhood that each filled pixel looks at, 1 to 100 pixels.
+
+    Raises:
+        UsageError: another radius.
     """
 
     method = cv2.INPAINT_TELEA
     capabilities = Capabilities(text=False, batch=64, background="exact")
 
     def __init__(self, radius: float = 3.0) -> None:
+        if not 1 <= radius <= 100:  # OpenCV clips it without a word: two settings, one result
+            raise UsageError(f"radius is {radius}, expected 1 to 100 pixels.")
         self.radius = radius
 
     def describe(self) -> Mapping[str, JSON]:

@@ -123,6 +123,8 @@ def resolve(kind: Kind, name: str) -> type[Any]:
     module_name, colon, attribute = target.rpartition(":")
     if not colon:
         raise UnknownNameError(kind, name, names(kind))
+    if not attribute or not module_name.strip() or (module_name.startswith(".") and not module_name.endswith(".py")):
+        raise UsageError(f"{kind} {name!r} names no class. Write module:Class or file.py:Class.")
     module = _load_file(module_name) if module_name.endswith(".py") else _load_module(module_name)
     found = getattr(module, attribute, None)
     if not isinstance(found, type):

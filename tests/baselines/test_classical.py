@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from brushbench import Sample, load_inpainter
+from brushbench.errors import UsageError
 
 METHODS = ("telea", "ns", "copy")
 
@@ -66,3 +67,11 @@ def test_reference_lines_return_the_truth_and_its_jpeg() -> None:
     buffer = io.BytesIO()
     Image.fromarray(one.image).save(buffer, "JPEG")  # Pillow's default, as the published script saves
     assert (jpeg.inpaint_reference([one])[0] == np.asarray(Image.open(buffer))).all()
+
+
+@pytest.mark.parametrize(
+    "spec", ["telea,radius=-5", "ns,radius=0.5", "telea,radius=1e30", "ns,radius=nan", "jpeg,quality=0"]
+)
+def test_a_setting_that_the_library_would_clip_in_silence_is_refused(spec: str) -> None:
+    with pytest.raises(UsageError, match="expected 1 to"):
+        load_inpainter(spec)

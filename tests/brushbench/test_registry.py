@@ -62,7 +62,9 @@ def test_wrong_options_are_named(plugin: str) -> None:
         build("model", Spec(plugin, {}))
 
 
-@pytest.mark.parametrize("name", ["no.such.module:Class", "baselines.telea:Nothing", "/no/such/file.py:Class"])
+@pytest.mark.parametrize(
+    "name", ["no.such.module:Class", "baselines.telea:Nothing", "/no/such/file.py:Class", ":Class", "m:", ".m:C"]
+)
 def test_a_path_that_leads_nowhere_is_refused(name: str) -> None:
     with pytest.raises(UsageError):
         resolve("model", name)
