@@ -280,7 +280,7 @@ def _reads(
     if isinstance(timestep, Tensor) and timestep.numel() > 1:
         reads["timestep"] = timestep
     if brushnet.uses_text and text is not None:
-        reads["encoder_hidden_states"] = text
+        reads["encoder_hidden_states"] = text.to(sample.device, brushnet.dtype)
     if brushnet.config.addition_embed_type is not None and added is not None:
         reads.update({name: added[name] for name in ("text_embeds", "time_ids") if name in added})
     return reads

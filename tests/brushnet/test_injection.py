@@ -399,6 +399,17 @@ def test_branch_with_text_runs_twice_unless_its_texts_agree(monkeypatch: pytest.
     assert counted.rows == [4, 2, 2]
 
 
+def test_a_branch_with_text_of_another_dtype_than_the_unet() -> None:
+    unet = make_unet()
+    brushnet, inputs, cond = make_branch(unet, cross_attention=True), guided_inputs(unet), make_cond(2)
+    text = make_inputs(unet, batch=2)["encoder_hidden_states"].bfloat16()
+    inputs["sample"] = inputs["sample"].bfloat16()
+    low = all_of(guided_residuals(brushnet, **inputs, brushnet_cond=cond, guided=True, encoder_hidden_states=text))
+    inputs["sample"], text = inputs["sample"].float(), text.float()
+    high = all_of(guided_residuals(brushnet, **inputs, brushnet_cond=cond, guided=True, encoder_hidden_states=text))
+    assert all(torch.equal(a, b) for a, b in zip(low, high, strict=True))
+
+
 @pytest.mark.parametrize("topology", ["sd", "sdxl"])
 def test_guess_mode_guides_the_conditional_half_alone(topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
     unet = make_unet(topology)
