@@ -127,7 +127,7 @@ def encode_conditioning(
     Warns:
         UserWarning: a mask keeps everything, or nothing, at latent size.
     """
-    dtype = next(vae.parameters()).dtype
+    dtype = cast("Any", vae).dtype
     pixels, keep = masked_pixels(image, hole, vae_factor(vae), height, width)
     rows = batch_size or pixels.shape[0]
     mean, std = _posterior(vae, pixels)
@@ -257,7 +257,7 @@ def _black_out(picture: _Item, mask: _Item, processor: VaeImageProcessor) -> _It
     keep = keep_from_white(_unit(mask if _own_size(mask) == size else processor.resize(mask, *size)))
     if isinstance(picture, torch.Tensor):
         return picture * keep.to(picture.device)
-    kept = np.asarray(picture.convert("RGB")) * keep[0, 0, :, :, None].numpy().astype(np.uint8)
+    kept = np.asarray(picture.convert("RGB")) * keep[0, 0, :, :, None].cpu().numpy().astype(np.uint8)
     return PIL.Image.fromarray(kept)
 
 
@@ -307,14 +307,16 @@ def _spread(part: torch.Tensor, rows: int) -> torch.Tensor:
 
 def _posterior(vae: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation of the VAE's posterior, each (N, 4, h, w)."""
-    parameter, model = next(vae.parameters()), cast("Any", vae)
-    upcast = parameter.dtype == torch.float16 and bool(model.config.get("force_upcast", False))
+    model = cast("Any", vae)
+    # Asked of the model, not of a parameter: under layerwise casting those are stored in another type.
+    dtype = model.dtype
+    upcast = dtype == torch.float16 and bool(model.config.get("force_upcast", False))
     if upcast:
         model.to(dtype=torch.float32)
     try:
         with torch.no_grad():
-            dtype = torch.float32 if upcast else parameter.dtype
-            posterior = model.encode(pixels.to(device=_device_of(vae), dtype=dtype)).latent_dist
+            inputs = pixels.to(device=_device_of(vae), dtype=torch.float32 if upcast else dtype)
+            posterior = model.encode(inputs).latent_dist
     finally:
         if upcast:
             model.to(dtype=torch.float16)

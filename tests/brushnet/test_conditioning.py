@@ -202,6 +202,14 @@ def test_a_half_precision_vae_that_asks_for_it_encodes_in_float32(picture):
     assert torch.equal(ours, expected.half())
 
 
+def test_a_vae_whose_weights_are_stored_in_another_type_encodes_in_the_one_it_computes_in(vae, picture):
+    stored = make_vae()
+    stored.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    ours = encode_conditioning(stored, *picture)
+    assert ours.dtype == torch.float32
+    assert (ours - encode_conditioning(vae, *picture)).abs().max() < 0.1
+
+
 @pytest.mark.parametrize(("value", "words"), [(False, "nothing is repainted"), (True, "keeps nothing")])
 def test_a_mask_that_keeps_all_or_nothing_is_a_warning(vae, picture, value, words):
     with pytest.warns(UserWarning, match=words):
