@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
@@ -44,6 +45,7 @@ class Window:
         end: in 0..1, after ``start``.
 
     Raises:
+        TypeError: not one number each.
         ValueError: not 0 <= start < end <= 1.
     """
 
@@ -51,6 +53,11 @@ class Window:
     end: float = 1.0
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.start, Real) and isinstance(self.end, Real)):
+            raise TypeError(
+                f"Got control_guidance_start={self.start!r} and control_guidance_end={self.end!r}; "
+                "expected one number each."
+            )
         if not 0 <= self.start < self.end <= 1:
             raise ValueError(
                 f"Got control_guidance_start={self.start} and control_guidance_end={self.end}; "
@@ -104,6 +111,12 @@ class BrushNetPipelineMixin:
         """Register the branch, under the name by which the published fork's ``model_index.json`` knows it."""
         if brushnet is not None and self.unet is not None:
             check_fit(brushnet, self.unet)
+            ours, theirs = brushnet.config.in_channels, self.unet.config.in_channels
+            if ours != theirs:
+                raise ValueError(
+                    f"The U-Net reads {theirs} channels, the branch {ours}; give the base model's text-to-image U-Net. "
+                    "An inpainting U-Net keeps its own pipeline: see brushnet.attach."
+                )
         self.register_modules(brushnet=brushnet)
         self.register_to_config(brushnet=PUBLISHED_COMPONENT)
 
@@ -127,7 +140,8 @@ class BrushNetPipelineMixin:
         prompts = count_prompts(stock["prompt"], stock["prompt_embeds"])
         guided = stock["guidance_scale"] > 1 and self.unet.config.time_cond_proj_dim is None
         self._check_text(stock, guided)
-        window = Window(branch.start, branch.end)
+        self._check_vae(stock, branch)
+        window = Window(_one_number(branch.start), _one_number(branch.end))
         generator = branch.generator
         if generator is None:
             generator = fresh_generator()
@@ -160,6 +174,21 @@ class BrushNetPipelineMixin:
             raise ValueError(
                 f"The pipeline has no {' and no '.join(missing)}; pass {wanted}, or load the missing part."
             )
+
+    def _check_vae(self: Any, stock: dict[str, Any], branch: BranchOptions) -> None:
+        """Refuse what only a VAE can do before anything is computed."""
+        if self.vae is None:
+            for lacking, wanted in (
+                (branch.conditioning_latents is None, "conditioning_latents"),
+                (stock["output_type"] != "latent", 'output_type="latent"'),
+            ):
+                if lacking:
+                    raise ValueError(f"The pipeline has no vae; pass {wanted}, or load the missing part.")
+
+
+def _one_number(value: Any) -> Any:
+    """Return the number in a list of one, as the published pipelines take a window too; anything else as it is."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
 @dataclass(frozen=True)
@@ -206,14 +235,21 @@ def count_prompts(prompt: str | Sequence[str] | None, prompt_embeds: Tensor | No
     """Return the number of prompts, given as text or as embeddings.
 
     Raises:
-        ValueError: neither or both are given.
+        TypeError: a prompt that is neither a text nor a list of texts.
+        ValueError: neither or both are given, or an empty list.
     """
     if (prompt is None) == (prompt_embeds is None):
         got = "neither" if prompt is None else "both"
         raise ValueError(f"Got {got} of prompt and prompt_embeds; pass exactly one of them.")
     if prompt_embeds is not None:
         return len(prompt_embeds)
-    return 1 if isinstance(prompt, str) else len(prompt or ())
+    if isinstance(prompt, str):
+        return 1
+    if not isinstance(prompt, list):
+        raise TypeError(f"prompt is a {type(prompt).__name__}; expected a text or a list of texts.")
+    if not prompt:
+        raise ValueError("Got an empty list of prompts; pass at least one.")
+    return len(prompt)
 
 
 def fresh_generator() -> torch.Generator:

@@ -177,7 +177,7 @@ class StableDiffusionBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionPipe
             ``StableDiffusionPipelineOutput`` (``images``, ``nsfw_content_detected``), or its tuple.
 
         Raises:
-            TypeError: an unknown argument, or a picture of no known type.
+            TypeError: an unknown argument, or a prompt, picture, scale or window of no known type.
             ValueError: numbers, sizes or values that do not fit; the message says which and what to do.
         """
         stock = {

@@ -418,6 +418,10 @@ COND = torch.zeros(1, 5, 4, 4)
         ({"prompt_embeds": None}, ValueError, "Got neither"),
         ({"control_guidance_start": 0.6, "control_guidance_end": 0.5}, ValueError, "start=0.6"),
         ({"control_guidance_end": 1.5}, ValueError, "end=1.5"),
+        ({"control_guidance_end": None}, TypeError, "end=None; expected one number each"),
+        ({"control_guidance_start": [0.0, 0.5]}, TypeError, r"start=\[0.0, 0.5\]"),
+        ({"prompt_embeds": None, "prompt": 3}, TypeError, "prompt is a int; expected a text or a list"),
+        ({"prompt_embeds": None, "prompt": []}, ValueError, "empty list of prompts"),
         ({"brushnet_conditioning_scale": [1.0]}, TypeError, "conditioning_scale"),
         ({"latents": torch.zeros(1, 4, 8, 8)}, ValueError, r"\(1, 4, 4, 4\)"),
         ({"generator": [generator(0), generator(1)]}, ValueError, "2 generators for 1 samples"),
@@ -436,6 +440,22 @@ def test_bad_input_gets_one_clear_sentence(pipe, call, change, error, words):
 def test_a_mask_that_keeps_everything_is_a_warning(pipe, call):
     with pytest.warns(UserWarning, match="nothing is repainted"):
         run(pipe, call, mask=np.zeros((32, 32), bool))
+
+
+def test_a_window_in_lists_of_one_is_taken_as_published(pipe, call):
+    ours = run(pipe, call, control_guidance_start=[0.0], control_guidance_end=[0.5])
+    assert torch.equal(ours, run(pipe, call, control_guidance_end=0.5))
+
+
+def test_what_a_missing_vae_would_do_is_refused_before_any_step(monkeypatch, call):
+    pipe = make_pipe(vae=None)
+    seen = branch_calls(monkeypatch, pipe)
+    with pytest.raises(ValueError, match="no vae; pass conditioning_latents"):
+        run(pipe, call)
+    with pytest.raises(ValueError, match='no vae; pass output_type="latent"'):
+        run(pipe, call, conditioning_latents=COND, output_type="pil")
+    assert seen == []
+    assert run(pipe, call, conditioning_latents=COND).shape == (1, 4, 4, 4)
 
 
 def test_text_without_an_encoder_is_refused(call):
@@ -457,6 +477,11 @@ def test_nan_in_weights_is_named_at_the_first_step(call, part, words):
 def test_an_sdxl_branch_on_an_sd_base_is_refused():
     with pytest.raises(ValueError, match="different base models"):
         make_pipe(brushnet=make_branch(make_unet("sdxl")))
+
+
+def test_an_inpainting_unet_is_refused():
+    with pytest.raises(ValueError, match=r"reads 9 channels, the branch 4; .* see brushnet.attach"):
+        make_pipe(unet=make_unet("sd", in_channels=9, out_channels=4), brushnet=make_branch(make_unet("sd")))
 
 
 def test_global_pooling_switches_guess_mode_on_as_published(monkeypatch, pipe, call):
