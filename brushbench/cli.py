@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from brushbench import __version__
-from brushbench.errors import BrushbenchError, UsageError
+from brushbench.errors import BrushbenchError, RunError, UsageError
 from brushbench.training.commands import app as training_app
 
 if TYPE_CHECKING:
     from brushbench.registry import Spec
     from brushbench.runs import Run
     from brushbench.types import Benchmark
+
+NOT_OUR_FAULT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
 
 app = typer.Typer(
     name="brushbench",
@@ -161,6 +164,17 @@ def score(
 
     if (run is None) == (images is None):
         raise UsageError("Name either a run's folder or --images DIR, not both and not neither.")
+    images_only = {
+        "bench": bench,
+        "split": split != "all",
+        "limit": limit,
+        "name": name,
+        "out": out,
+        "skip-bad": skip_bad,
+    }
+    if run is not None and any(images_only.values()):
+        given = ", ".join(f"--{option}" for option, value in images_only.items() if value)
+        raise UsageError(f"{given}: a run's folder says that itself. Leave it out, or score --images DIR.")
     scoring = Scoring(metrics, variants, _weights(weights), device, low_memory=low_memory)
     if run is not None:
         done = rescore(run, data=data, scoring=scoring)
@@ -183,8 +197,19 @@ def leaderboard(
     from brushbench.leaderboard import make_tables, open_runs, render
 
     opened = open_runs(runs)
-    typer.echo(render(make_tables(opened, protocol), form, intervals))
+    tables = make_tables(opened, protocol)
+    if text := render(tables, form, intervals):
+        typer.echo(text)
     _say_unavailable(opened)
+    shown = {row.method for table in tables for row in table.rows}
+    for run in opened:
+        if run.config.name not in shown:
+            _say(
+                f"{run.config.name} has no scores under the protocol {protocol}. Finish it with the `brushbench eval` "
+                f"command that began it, or score it: brushbench score {run.path}"
+            )
+    if not tables:
+        raise typer.Exit(RunError.exit_code)
 
 
 @app.command(epilog='Example: [bold]brushbench inpaint photo.png hole.png "a red car" -o out.png --model telea[/]')
@@ -205,6 +230,7 @@ def inpaint(
 
     from brushbench.evaluation import inpaint_one
 
+    _check_output(output)
     picture = inpaint_one(
         image,
         mask,
@@ -265,6 +291,7 @@ def data_preview(
     """Draw the first pictures of a benchmark with their holes: one row a picture, one column a split."""
     from brushbench.inventory import preview
 
+    _check_output(output)
     preview(_benchmark(bench, data, split, limit, skip_bad=False)).save(output, "PNG")
     _say(f"Wrote {output}.")
 
@@ -274,7 +301,12 @@ def data_preview(
 
 def _benchmark(bench: str, data: Path | None, split: str, limit: int | None, skip_bad: bool) -> Benchmark:
     from brushbench.evaluation import load_benchmark
+    from brushbench.registry import names, option_names, parse_spec, resolve
 
+    if data and bench not in names("benchmark") and Path(bench).expanduser().is_dir():
+        raise UsageError(f"--bench {bench} is a folder, and --data {data} another. Leave one of them out.")
+    if data and "root" not in option_names(resolve("benchmark", parse_spec(bench).name)):
+        raise UsageError(f"The benchmark {bench!r} is embedded. Leave --data out.")
     where = {"root": str(data.expanduser().resolve())} if data else {}
     return load_benchmark(bench, split, limit, **where, **({"skip_bad": True} if skip_bad else {}))
 
@@ -299,10 +331,21 @@ def _labels(models: list[str], names: list[str] | None) -> list[str]:
     if names and len(names) != len(models):
         raise UsageError(f"{len(names)} --name for {len(models)} --model. Give one --name for each --model, or none.")
     labels = names or [model.strip().replace("/", "_") for model in models]
+    for label in labels:
+        if not label.strip("."):
+            raise UsageError(f"--name {label!r} cannot name a folder. Give it a letter or a digit.")
     doubles = sorted({label for label in labels if labels.count(label) > 1})
     if doubles:
         raise UsageError(f"Two runs would be named {doubles[0]!r}. Tell them apart with --name.")
     return labels
+
+
+def _check_output(file: Path) -> None:
+    """Refuse a place where no file can be written before any work is done for it."""
+    if file.is_dir():
+        raise UsageError(f"--output {file} is a folder. Name a file in it.")
+    if not file.parent.is_dir():
+        raise UsageError(f"--output {file}: there is no folder {file.parent}. Make it, or write elsewhere.")
 
 
 def _folder(out: Path | None, benchmark: str, label: str) -> Path:
@@ -375,8 +418,11 @@ def main() -> None:
     except BrushbenchError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
-    except Exception:  # the interpreter's own exit code, 1, means a quality regression here
-        import traceback
+    except Exception as error:  # the interpreter's own exit code, 1, means a quality regression here
+        if isinstance(error, OSError) and error.errno in NOT_OUR_FAULT:
+            _say(f"error: {error}. Free space or mend permissions there; the same command then continues.")
+        else:
+            import traceback
 
-        traceback.print_exc()
+            traceback.print_exc()
         sys.exit(BrushbenchError.exit_code)

@@ -22,7 +22,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[^/\\]+$", description="label in tables and name of the folder")
+    name: str = Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$", description="label in tables and name of the folder")
     model: str = Field(min_length=1)
     options: dict[str, str] = {}
     benchmark: str = Field(min_length=1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from brushbench import registry
 from brushbench.benchmarks import layout_of
-from brushbench.errors import UnknownNameError, UsageError
+from brushbench.errors import DataError, UnknownNameError, UsageError
 from brushbench.registry import Spec, parse_spec
 from brushbench.types import Benchmark, Inpainter, Metric
 
@@ -29,22 +31,34 @@ def load_benchmark(
 
     Raises:
         UnknownNameError: no such benchmark, split or option.
+        DataError: no such folder.
+        UsageError: a benchmark that is not embedded, without its folder.
         BadRecordError: a record cannot be used.
     """
     spec = Spec(str(name_or_path), {})
     if not Path(spec.name).expanduser().exists():
         spec = parse_spec(spec.name)
     name = spec.name
-    if name not in registry.names("benchmark") and Path(name).expanduser().is_dir():
-        options["root"] = str(Path(name).expanduser())
-        name = layout_of(Path(options["root"]))
+    if name not in registry.names("benchmark"):
+        if Path(name).expanduser().is_dir():
+            options["root"] = str(Path(name).expanduser())
+            name = layout_of(Path(options["root"]))
+        elif Path(name).exists() or (os.sep in name and ":" not in name):
+            raise DataError(f"No folder {name}. Give the folder of a benchmark, or a name of `list benchmarks`.")
     context = {"split": split if isinstance(split, str) else ",".join(split), "limit": limit, **options}
-    known = registry.option_names(registry.resolve("benchmark", name))
+    cls = registry.resolve("benchmark", name)
+    known = registry.option_names(cls)
     for key in context:
         if key not in known:
             raise UnknownNameError(f"option of benchmark {name!r}", key, known)
+    needs_root = inspect.signature(cls).parameters.get("root")
+    if needs_root and needs_root.default is inspect.Parameter.empty and "root" not in {**spec.options, **options}:
+        raise UsageError(f"The benchmark {name!r} is not embedded. Name its folder with --data (in Python root=).")
     benchmark: Benchmark = registry.build("benchmark", Spec(name, spec.options), context)
-    benchmark.loaded_with = {**spec.options, **{key: str(value) for key, value in options.items()}}
+    loaded_with = {**spec.options, **{key: str(value) for key, value in options.items()}}
+    if "root" in loaded_with:  # the run may be scored again from elsewhere
+        loaded_with["root"] = str(Path(loaded_with["root"]).expanduser().resolve())
+    benchmark.loaded_with = loaded_with
     return benchmark
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from brushbench import registry
 from brushbench.config import RunConfig, make_config
 from brushbench.engines.shard import Shard
-from brushbench.errors import BrushbenchError, DataError, RunError, UsageError
+from brushbench.errors import BrushbenchError, DataError, RunError, UnknownNameError, UsageError
 from brushbench.evaluation.generation import ImageFolder, Method, NoPicture, Source, ask, generate
 from brushbench.evaluation.loading import load_benchmark, load_inpainter
 from brushbench.evaluation.provenance import make_header
@@ -78,8 +79,9 @@ def evaluate(
     data = load_benchmark(benchmark, split, limit) if isinstance(benchmark, str | Path) else benchmark
     spec = parse_spec(inpainter) if isinstance(inpainter, str) else Spec(type(inpainter).__name__, {})
     source = Method(load_inpainter(inpainter, device, dtype) if isinstance(inpainter, str) else inpainter)
+    label = str(spec).replace("/", "_") if name is None else name
     config = make_config(
-        name=name or str(spec).replace("/", "_"), model=spec.name, options=dict(spec.options), benchmark=data.name,
+        name=label, model=spec.name, options=dict(spec.options), benchmark=data.name,
         splits=tuple(dict.fromkeys(s for _, s in data.keys)), limit=limit, seed=seed, repeats=repeats,
         batch_size=batch_size, negative_prompt=negative_prompt, device=device, dtype=dtype,
     )  # fmt: skip
@@ -186,14 +188,19 @@ def inpaint_one(
     Raises:
         DataError: a file is missing or damaged, or the two differ in size.
         UsageError: an unknown way of blending, or a method that needs the answer.
+        UnusableError: a hole of nothing or of the whole picture.
         BrushbenchError: the method failed.
     """
     from brushbench.benchmarks.base import ImageFile, MaskFile
-    from brushnet.blending import blend
+    from brushnet.blending import BlendMode, blend
 
+    if blend_mode not in get_args(BlendMode):  # before the method works for minutes
+        raise UnknownNameError("way of blending", blend_mode, get_args(BlendMode))
     source = ImageFile(Path(image))
     picture = source.decode(source.data())
-    hole = MaskFile(Path(mask)).draw(*picture.shape[:2])
+    white = MaskFile(Path(mask))
+    white.check(*picture.shape[:2])
+    hole = white.draw(*picture.shape[:2])
     sample = Sample(Path(image).stem, picture, hole, prompt, "inside")
     method = Method(load_inpainter(model, device, dtype))
     if method.capabilities.needs_reference:
@@ -201,10 +208,7 @@ def inpaint_one(
     answer = ask(method, [sample], [sample_seed(seed, sample.id)], negative_prompt)[0]
     if isinstance(answer, NoPicture):
         raise BrushbenchError(f"{model} made no picture: {answer.reason}.")
-    try:
-        return blend(picture, answer, hole, mode=blend_mode)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    return blend(picture, answer, hole, mode=blend_mode)  # type: ignore[arg-type]
 
 
 def _run(

@@ -52,6 +52,12 @@ class Scoring:
     low_memory: bool = False
     features: Features | None = None  # share captions, models and references with other calls
 
+    def __post_init__(self) -> None:
+        """Refuse weights for what is no metric, or for a metric that needs none, before any picture is made."""
+        for name in self.weights:
+            if "weights" not in registry.option_names(registry.resolve("metric", name)):
+                raise UsageError(f"Metric {name!r} needs no weights. Leave --weights {name}= out.")
+
 
 @dataclass(frozen=True)
 class Column:

@@ -138,6 +138,17 @@ def test_data_preview_draws_a_row_a_picture(tmp_path: Path) -> None:
         (["leaderboard", ".", "--format", "html"], "No format 'html'"),
         (["leaderboard", ".", "--protocol", "paper"], "No protocol 'paper'"),
         (["list", "model"], "Did you mean 'models'?"),
+        (["eval", "-m", "telea", "--name", ""], "--name '' cannot name a folder"),
+        (["eval", "-m", "telea", "--name", ".."], "--name '..' cannot name a folder"),
+        (["eval", "-m", "telea", "--weights", "lpisp=x.pth"], "Did you mean 'lpips'?"),
+        (["eval", "-m", "telea", "--weights", "psnr=x.pth"], "'psnr' needs no weights. Leave --weights psnr= out"),
+        (["eval", "-m", "telea", "--bench", "photos", "--data", "."], "'photos' is embedded. Leave --data out"),
+        (["eval", "-m", "telea", "--bench", ".", "--data", "."], "Leave one of them out"),
+        (["eval", "-m", "telea", "--bench", "brushbench"], "Name its folder with --data"),
+        (["score", "telea", "--split", "inside"], "--split: a run's folder says that itself"),
+        (["inpaint", "p.png", "m.png", "--blend", "blurr"], "Did you mean 'blur'?"),
+        (["inpaint", "p.png", "m.png", "-o", "no/o.png"], "there is no folder no. Make it"),
+        (["data", "preview", "photos", "-o", "."], "--output . is a folder"),
         (["score"], "Name either a run's folder or --images DIR"),
     ],
 )
@@ -146,6 +157,38 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(args: list[str], sentence: 
     assert done.returncode == 2, done.stdout + done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("white", "sentence"), [(0, "the hole is empty"), (255, "the hole is the whole picture")])
+def test_inpaint_refuses_a_hole_of_nothing_or_everything(white: int, sentence: str, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "p.png")
+    Image.new("L", (20, 20), white).save(tmp_path / "m.png")
+    done = brushbench("inpaint", "p.png", "m.png", cwd=tmp_path)
+    assert done.returncode == 5
+    assert sentence.lower() in done.stderr.lower()
+    assert not (tmp_path / "inpainted.png").exists()
+
+
+def test_a_benchmark_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    done = brushbench("eval", "-m", "telea", "--bench", "./nope", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "No folder ./nope. Give the folder of a benchmark" in done.stderr
+
+
+def test_a_name_that_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
+    done = brushbench("eval", "-m", "telea", "--name", "n" * 300, "--limit", "1", "--metrics", "none", cwd=tmp_path)
+    assert done.returncode in (3, 5)
+    assert "File name too long" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_without_scores_is_named_and_not_an_empty_line(tmp_path: Path) -> None:
+    done = brushbench("generate", "-m", "telea", "--limit", "1", "--split", "inside", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    done = brushbench("leaderboard", str(tmp_path))
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert "telea has no scores under the protocol standard" in done.stderr
 
 
 def test_a_folder_without_a_run_is_exit_code_3(tmp_path: Path) -> None:

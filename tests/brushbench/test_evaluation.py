@@ -262,6 +262,20 @@ def test_a_run_json_without_its_settings_is_refused(data: Path, tmp_path: Path) 
         brushbench.Run.open(run.path)
 
 
+def test_a_run_is_scored_again_from_another_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark's folder was noted as it was typed, relative to where one stood."""
+    monkeypatch.chdir(data.parent)
+    run = brushbench.evaluate(toys.Noise(), data.name, out=tmp_path / "r", metrics="mse@standard")
+    monkeypatch.chdir(tmp_path)
+    assert len(rescore(run.path, scoring=Scoring("ssim")).scores) == 2 * 9 * 2
+
+
+def test_a_run_without_a_name_is_refused(data: Path, tmp_path: Path) -> None:
+    for name in ("", ".", ".."):
+        with pytest.raises(UsageError, match="name"):
+            brushbench.evaluate(toys.Noise(), data, out=tmp_path / "r", name=name)
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"file/r cannot be written \(Not a directory\)\. Make it writable, or name"):
