@@ -11,7 +11,7 @@ import torch
 from brushnet.checkpoints import check_weights
 from brushnet.conditioning import encode_conditioning, vae_factor
 from brushnet.denoising import check_fit
-from brushnet.injection import guided_residuals, inject
+from brushnet.injection import check_scale, guided_residuals, inject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,13 +67,21 @@ def attach(
         ``pipe``.
 
     Raises:
-        ValueError: neither or both of pictures and ``conditioning_latents``, a branch made for another base model, NaN
-            in its weights, or more pictures than samples.
-        TypeError: a pipeline whose ``unet`` is not a ``UNet2DConditionModel``.
+        ValueError: neither or both of pictures and ``conditioning_latents``, latents of another shape, pictures without
+            a VAE, a branch made for another base model, NaN in its weights, or more pictures than samples.
+        TypeError: a pipeline whose ``unet`` is not a ``UNet2DConditionModel``, or a scale that is not a number.
         RuntimeError: a U-Net that was compiled outside of an :func:`brushnet.inject`.
     """
-    if (image is None or mask is None) == (conditioning_latents is None):
+    given = tuple(part is not None for part in (image, mask, conditioning_latents))
+    if given not in ((True, True, False), (False, False, True)):
         raise ValueError("Pass image and mask, or conditioning_latents, and not both.")
+    if image is not None and getattr(pipe, "vae", None) is None:
+        raise ValueError("The pipeline has no vae; pass conditioning_latents, or load the missing part.")
+    if conditioning_latents is not None:
+        shape, channels = tuple(conditioning_latents.shape), brushnet.config.conditioning_channels
+        if len(shape) != 4 or shape[1] != channels:
+            raise ValueError(f"Got conditioning_latents of shape {shape}; expected (N, {channels}, h, w).")
+    check_scale(conditioning_scale)
     check_fit(brushnet, pipe.unet)
     check_weights(brushnet)
     guide = _Guide(

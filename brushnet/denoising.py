@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from brushnet.conditioning import draw_noise, encode_conditioning, picture_size, split_pictures
-from brushnet.injection import guided_residuals, inject
+from brushnet.injection import check_scale, guided_residuals, inject
 from brushnet.model import BrushNetModel
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class Window:
         end: in 0..1, after ``start``.
 
     Raises:
-        TypeError: not one number each.
         ValueError: not 0 <= start < end <= 1.
     """
 
@@ -53,11 +52,6 @@ class Window:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.start, Real) and isinstance(self.end, Real)):
-            raise TypeError(
-                f"Got control_guidance_start={self.start!r} and control_guidance_end={self.end!r}; "
-                "expected one number each."
-            )
         if not 0 <= self.start < self.end <= 1:
             raise ValueError(
                 f"Got control_guidance_start={self.start} and control_guidance_end={self.end}; "
@@ -141,7 +135,9 @@ class BrushNetPipelineMixin:
         guided = stock["guidance_scale"] > 1 and self.unet.config.time_cond_proj_dim is None
         self._check_text(stock, guided)
         self._check_vae(stock, branch)
-        window = Window(_one_number(branch.start), _one_number(branch.end))
+        check_scale(branch.scale)
+        start = _one_number("control_guidance_start", branch.start)
+        window = Window(start, _one_number("control_guidance_end", branch.end))
         generator = branch.generator
         if generator is None:
             generator = fresh_generator()
@@ -186,9 +182,16 @@ class BrushNetPipelineMixin:
                     raise ValueError(f"The pipeline has no vae; pass {wanted}, or load the missing part.")
 
 
-def _one_number(value: Any) -> Any:
-    """Return the number in a list of one, as the published pipelines take a window too; anything else as it is."""
-    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+def _one_number(name: str, value: object) -> float:
+    """Return a number, or the one in a list of one, which the published pipelines take too.
+
+    Raises:
+        TypeError: anything else.
+    """
+    number = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+    if not isinstance(number, Real):
+        raise TypeError(f"Got {name}={value!r}; expected one number.")
+    return float(number)
 
 
 @dataclass(frozen=True)

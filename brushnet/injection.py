@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Slot", "guided_residuals", "inject"]
+__all__ = ["Slot", "check_scale", "guided_residuals", "inject"]
 
 Residuals: TypeAlias = "BrushNetOutput | tuple[Sequence[Tensor], Tensor, Sequence[Tensor]]"
 
@@ -238,7 +238,7 @@ def guided_residuals(
         TypeError: a scale that is not one finite number.
         ValueError: inputs whose rows fit neither B nor 2B.
     """
-    _check_scale(conditioning_scale)
+    check_scale(conditioning_scale)
     if conditioning_scale == 0:
         return None
 
@@ -262,7 +262,12 @@ def guided_residuals(
     return _map(output, lambda half: torch.cat([torch.zeros_like(half) if guess_mode else half, half]))
 
 
-def _check_scale(scale: object) -> None:
+def check_scale(scale: object) -> None:
+    """Refuse a scale that is not one finite number.
+
+    Raises:
+        TypeError: it is not.
+    """
     if not isinstance(scale, Real) or not math.isfinite(scale):
         raise TypeError(f"conditioning_scale must be one finite number; got {scale!r}.")
 
