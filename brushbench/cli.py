@@ -308,7 +308,13 @@ def _benchmark(bench: str, data: Path | None, split: str, limit: int | None, ski
     if data and "root" not in option_names(resolve("benchmark", parse_spec(bench).name)):
         raise UsageError(f"The benchmark {bench!r} is embedded. Leave --data out.")
     where = {"root": str(data.expanduser().resolve())} if data else {}
-    return load_benchmark(bench, split, limit, **where, **({"skip_bad": True} if skip_bad else {}))
+    benchmark = load_benchmark(bench, split, limit, **where, **({"skip_bad": True} if skip_bad else {}))
+    skipped = getattr(benchmark, "skipped", []) if skip_bad else []
+    if skipped:
+        listed = "; ".join(f"{record}: {reason}" for record, reason in skipped[:5])
+        more = f"; and {len(skipped) - 5} more (see run.json)" if len(skipped) > 5 else ""
+        _say(f"Bad records left out: {len(skipped)} ({listed}{more}).")
+    return benchmark
 
 
 def _embedded(specs: list[Spec]) -> str:

@@ -16,6 +16,7 @@ from brushbench.errors import MissingWeightsError, RunError, UnknownNameError, U
 from brushbench.evaluation.loading import load_metric
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.features import Features
+from brushbench.metrics.base import torch_device
 from brushbench.runs import Run
 from brushbench.store import PictureRow, RunFolder, ScoreRow
 from brushbench.types import JSON, PROTOCOLS, Benchmark, Capabilities, Metric, Picture, Sample, Score, Unscored
@@ -53,7 +54,9 @@ class Scoring:
     features: Features | None = None  # share captions, models and references with other calls
 
     def __post_init__(self) -> None:
-        """Refuse weights for what is no metric, or for a metric that needs none, before any picture is made."""
+        """Refuse weights for what is no metric or needs none, and a device that is not there, before any work."""
+        if self.device not in ("auto", "cpu"):
+            torch_device(self.device)
         for name in self.weights:
             if "weights" not in registry.option_names(registry.resolve("metric", name)):
                 raise UsageError(f"Metric {name!r} needs no weights. Leave --weights {name}= out.")

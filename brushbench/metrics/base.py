@@ -32,6 +32,7 @@ __all__ = [
     "PublishedDefectWarning",
     "at_reference_size",
     "in_groups",
+    "torch_device",
 ]
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -197,7 +198,7 @@ class ModelMetric(BaseMetric):
             raise UnknownNameError("dtype", dtype, DTYPES)
         self.dtype = dtype
         self.weights: WeightFile = resolve(weights, self.needs[0])
-        self.device = _device(device)
+        self.device = torch_device(device)
         self._own: Features | None = None
         self._warned: set[str] = set()
         self._cut: set[str] = set()
@@ -258,7 +259,12 @@ def in_groups(pictures: Sequence[Picture], limit: int = 16) -> Iterator[list[int
             yield indexes[start : start + limit]
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """Return the device of a name; ``auto`` is CUDA where there is one.
+
+    Raises:
+        UsageError: no such device, or none on this machine.
+    """
     import torch
 
     if name == "auto":

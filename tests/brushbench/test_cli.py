@@ -145,6 +145,7 @@ def test_data_preview_draws_a_row_a_picture(tmp_path: Path) -> None:
         (["eval", "-m", "telea", "--bench", "photos", "--data", "."], "'photos' is embedded. Leave --data out"),
         (["eval", "-m", "telea", "--bench", ".", "--data", "."], "Leave one of them out"),
         (["eval", "-m", "telea", "--bench", "brushbench"], "Name its folder with --data"),
+        (["eval", "-m", "telea", "--device", "gpu", "--metrics", "psnr"], "There is no device 'gpu'"),
         (["score", "telea", "--split", "inside"], "--split: a run's folder says that itself"),
         (["inpaint", "p.png", "m.png", "--blend", "blurr"], "Did you mean 'blur'?"),
         (["inpaint", "p.png", "m.png", "-o", "no/o.png"], "there is no folder no. Make it"),
@@ -173,6 +174,15 @@ def test_a_benchmark_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     done = brushbench("eval", "-m", "telea", "--bench", "./nope", cwd=tmp_path)
     assert done.returncode == 5
     assert "No folder ./nope. Give the folder of a benchmark" in done.stderr
+
+
+def test_skipped_records_are_counted_where_one_sees_it(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (32, 32), "grey").save(tmp_path / f"{name}.png")
+    (tmp_path / "captions.txt").write_text("a\tone\nb\ttwo\n")
+    done = brushbench("eval", "-m", "telea", "--bench", ".", "--skip-bad", "--metrics", "none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Bad records left out: 1 (c: the caption is missing)." in done.stderr
 
 
 def test_a_name_that_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
