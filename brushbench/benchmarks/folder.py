@@ -157,7 +157,12 @@ def _from_csv(text: str) -> dict[str, str]:
     caption = next((column for column in CAPTION_COLUMNS if column in columns), None)
     if name is None or caption is None:
         raise ValueError(f"its columns are {', '.join(columns) or 'none'}, expected name, caption")
-    return {row[name]: row[caption] or "" for row in rows}
+    found = {}
+    for row in rows:
+        if not row[name]:  # a line that ends before that column
+            raise ValueError(f"line {rows.line_num} has no {name!r}")
+        found[row[name]] = row[caption] or ""
+    return found
 
 
 def _from_lines(text: str) -> dict[str, str]:

@@ -135,3 +135,10 @@ def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:
         Folder(tmp_path)
     with pytest.raises(DataError, match="No folder"):
         Folder(tmp_path / "nowhere")
+
+
+def test_a_line_of_captions_without_a_name_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "captions.csv").write_text("caption,name\none,a\ntwo\n")
+    with pytest.raises(DataError, match=r"captions\.csv cannot be read as captions: line 3 has no 'name'"):
+        Folder(tmp_path)
