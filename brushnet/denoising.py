@@ -131,10 +131,10 @@ class BrushNetPipelineMixin:
             stock: its arguments, but for those that the branch's options decide.
             branch: those options.
         """
+        self._check_parts(stock, branch)
         prompts = count_prompts(stock["prompt"], stock["prompt_embeds"])
         guided = stock["guidance_scale"] > 1 and self.unet.config.time_cond_proj_dim is None
         self._check_text(stock, guided)
-        self._check_vae(stock, branch)
         check_scale(branch.scale)
         start = _one_number("control_guidance_start", branch.start)
         window = Window(start, _one_number("control_guidance_end", branch.end))
@@ -171,8 +171,10 @@ class BrushNetPipelineMixin:
                 f"The pipeline has no {' and no '.join(missing)}; pass {wanted}, or load the missing part."
             )
 
-    def _check_vae(self: Any, stock: dict[str, Any], branch: BranchOptions) -> None:
-        """Refuse what only a VAE can do before anything is computed."""
+    def _check_parts(self: Any, stock: dict[str, Any], branch: BranchOptions) -> None:
+        """Refuse what only a branch or a VAE that is not there can do, before anything is computed."""
+        if self.brushnet is None:
+            raise ValueError("The pipeline has no brushnet; load it with brushnet=BrushNetModel.from_pretrained(…).")
         if self.vae is None:
             for lacking, wanted in (
                 (branch.conditioning_latents is None, "conditioning_latents"),

@@ -448,6 +448,11 @@ def test_a_window_in_lists_of_one_is_taken_as_published(pipe, call):
     assert torch.equal(ours, run(pipe, call, control_guidance_end=0.5))
 
 
+def test_a_call_without_a_branch_is_refused(call):
+    with pytest.raises(ValueError, match="no brushnet; load it with brushnet="):
+        run(make_pipe(brushnet=None), call)
+
+
 def test_what_a_missing_vae_would_do_is_refused_before_any_step(monkeypatch, call):
     pipe = make_pipe(vae=None)
     seen = branch_calls(monkeypatch, pipe)
