@@ -124,6 +124,8 @@ class BrushNet:
             raise UsageError(f"steps is {self.steps}, expected at least 1.")
         if not math.isfinite(self.scale):
             raise UsageError(f"scale is {self.scale}, expected a finite number; 1 is the published one.")
+        if not math.isfinite(self.guidance):
+            raise UsageError(f"guidance is {self.guidance}, expected a finite number; up to 1 means none.")
         try:
             Window(self.start, self.end)
         except ValueError:

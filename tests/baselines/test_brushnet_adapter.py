@@ -169,6 +169,7 @@ def test_weights_that_are_not_there_or_do_not_fit_are_named(folder, tmp_path):
     [
         ({"steps": 0}, "steps is 0"),
         ({"scale": float("nan")}, "scale is nan"),
+        ({"guidance": float("nan")}, "guidance is nan"),
         ({"start": 0.5, "end": 0.2}, "start is 0.5"),
     ],
 )
