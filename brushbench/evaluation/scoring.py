@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brushbench import registry
@@ -21,6 +22,7 @@ from brushbench.runs import Run
 from brushbench.store import PictureRow, RunFolder, ScoreRow
 from brushbench.types import JSON, PROTOCOLS, Benchmark, Capabilities, Metric, Picture, Sample, Score, Unscored
 from brushbench.variants import VARIANTS, make_variant
+from brushbench.weights import HUB_ID
 
 if TYPE_CHECKING:
     import pandas
@@ -54,12 +56,17 @@ class Scoring:
     features: Features | None = None  # share captions, models and references with other calls
 
     def __post_init__(self) -> None:
-        """Refuse weights for what is no metric or needs none, and a device that is not there, before any work."""
+        """Refuse weights that no metric reads or that are not there, and such a device, before any work."""
         if self.device not in ("auto", "cpu"):
             torch_device(self.device)
-        for name in self.weights:
-            if "weights" not in registry.option_names(registry.resolve("metric", name)):
+        for name, place in self.weights.items():
+            metric = registry.resolve("metric", name)
+            if "weights" not in registry.option_names(metric):
                 raise UsageError(f"Metric {name!r} needs no weights. Leave --weights {name}= out.")
+            fetched = HUB_ID.fullmatch(place) and not Path(place).exists()
+            missing = None if fetched or not hasattr(metric, "available") else metric.available(place)
+            if missing:
+                raise UsageError(f"--weights {name}={place}: {missing}")
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,8 @@ def _load(
         try:
             yield Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype))
         except MissingWeightsError as error:
+            if name in scoring.weights:  # asked for by name: not to be passed over
+                raise
             unavailable[f"{name}@{protocol}"] = str(error)
 
 

@@ -141,6 +141,10 @@ def test_data_preview_draws_a_row_a_picture(tmp_path: Path) -> None:
         (["eval", "-m", "telea", "--name", ""], "--name '' cannot name a folder"),
         (["eval", "-m", "telea", "--name", ".."], "--name '..' cannot name a folder"),
         (["eval", "-m", "telea", "--weights", "lpisp=x.pth"], "Did you mean 'lpips'?"),
+        (
+            ["eval", "-m", "telea", "--weights", "lpips=x.pth"],
+            "weights='x.pth' is neither a file",
+        ),
         (["eval", "-m", "telea", "--weights", "psnr=x.pth"], "'psnr' needs no weights. Leave --weights psnr= out"),
         (["eval", "-m", "telea", "--bench", "photos", "--data", "."], "'photos' is embedded. Leave --data out"),
         (["eval", "-m", "telea", "--bench", ".", "--data", "."], "Leave one of them out"),
