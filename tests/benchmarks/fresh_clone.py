@@ -26,7 +26,9 @@ def make(target: str, folder: Path) -> float:
     began = time.monotonic()
     print(f"$ make {target}", flush=True)
     subprocess.run(["make", target], cwd=folder, check=True)
-    return time.monotonic() - began
+    seconds = time.monotonic() - began
+    print(f"make {target} took {seconds:.0f} s", flush=True)
+    return seconds
 
 
 def main() -> int:
