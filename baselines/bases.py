@@ -7,6 +7,7 @@ part of the time, and SDXL's overflows in float16.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,20 @@ class Preset:
     side: int
     steps: int
     guidance: float
+
+    def settings(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
+        """Return steps and guidance, its own where none are given.
+
+        Raises:
+            UsageError: no steps, or a guidance that is no finite number.
+        """
+        steps = self.steps if steps is None else steps
+        guidance = self.guidance if guidance is None else guidance
+        if steps < 1:
+            raise UsageError(f"steps is {steps}, expected at least 1.")
+        if not math.isfinite(guidance):
+            raise UsageError(f"guidance is {guidance}, expected a finite number; up to 1 means none.")
+        return steps, guidance
 
 
 PRESETS: Mapping[str, Preset] = {

@@ -99,10 +99,8 @@ class BrushNet:
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
-        chosen = preset_named(preset)
         self.masks, self.scale, self.guess_mode, self.start, self.end = masks, scale, guess_mode, start, end
-        self.steps = chosen.steps if steps is None else steps
-        self.guidance = chosen.guidance if guidance is None else guidance
+        self.steps, self.guidance = preset_named(preset).settings(steps, guidance)
         self.scheduler = scheduler
         self._check_options()
         kinds: tuple[Masks, ...] = ("segmentation", "random") if masks == "auto" else (masks,)
@@ -120,12 +118,8 @@ class BrushNet:
         )
 
     def _check_options(self) -> None:
-        if self.steps < 1:
-            raise UsageError(f"steps is {self.steps}, expected at least 1.")
         if not math.isfinite(self.scale):
             raise UsageError(f"scale is {self.scale}, expected a finite number; 1 is the published one.")
-        if not math.isfinite(self.guidance):
-            raise UsageError(f"guidance is {self.guidance}, expected a finite number; up to 1 means none.")
         try:
             Window(self.start, self.end)
         except ValueError:

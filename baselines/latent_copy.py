@@ -33,7 +33,6 @@ from baselines.bases import (
     preset_named,
     vae_factor,
 )
-from brushbench.errors import UsageError
 from brushbench.types import JSON, Capabilities, InpaintRequest, Picture
 from brushnet.conditioning import draw_noise
 
@@ -67,12 +66,8 @@ class LatentCopy:
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
-        chosen = preset_named(preset)
-        self.steps = chosen.steps if steps is None else steps
-        self.guidance = chosen.guidance if guidance is None else guidance
+        self.steps, self.guidance = preset_named(preset).settings(steps, guidance)
         self.scheduler, self.reduce = scheduler, reduce
-        if self.steps < 1:
-            raise UsageError(f"steps is {self.steps}, expected at least 1.")
         place = choose_device(device)
         self.folder = find_base(preset, base)
         self.pipe: Any = load_base(self.folder, place, choose_dtype(dtype, place))

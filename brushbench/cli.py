@@ -275,7 +275,8 @@ def data_check(bench: Annotated[str, typer.Argument()], data: Data = None) -> No
     """Decode every record of a benchmark and say which are bad."""
     benchmark = _benchmark(bench, data, "all", None, skip_bad=True)
     for key, value in benchmark.manifest.items():
-        typer.echo(f"{key}: {value}")
+        shown = f"{len(value)} entries" if isinstance(value, list) and len(value) > 8 and key != "skipped" else value
+        typer.echo(f"{key}: {shown}")
     if benchmark.manifest.get("skipped"):
         raise typer.Exit(BrushbenchError.exit_code)
 
@@ -377,6 +378,9 @@ def _show(runs: list[Run], protocol: str, intervals: bool) -> None:
     _say_unavailable(runs)
     for run in runs:
         counts = run.pictures()
+        left = 2 * counts["planned"] - sum(counts.values())
+        if left:
+            _say(f"{run.config.name}: {left} pictures are still to be made, by the other shards.")
         _say(f"{run.config.name}: {', '.join(f'{n} {state}' for state, n in counts.items() if n)}; run in {run.path}")
 
 

@@ -170,6 +170,8 @@ def test_wrong_options_are_refused_in_one_sentence(folder, tmp_path):
         method(folder, scheduler="ddimm")
     with pytest.raises(UsageError, match="steps is 0"):
         method(folder, steps=0)
+    with pytest.raises(UsageError, match="guidance is nan"):
+        method(folder, guidance=float("nan"))
     with pytest.raises(MissingWeightsError, match="base=FOLDER"):
         LatentCopy(base=str(tmp_path / "nothing"))
     with pytest.raises(UnknownNameError, match="dtype"):
