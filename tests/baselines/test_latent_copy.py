@@ -156,7 +156,7 @@ def test_description_names_settings_and_weights_but_no_place(folder, tmp_path):
     ours = build("model", Spec("baselines.latent_copy:LatentCopy", {"base": str(folder), "steps": "7"}))
     assert isinstance(ours, Inpainter)
     text = ours.describe()
-    assert (text["steps"], text["guidance"], text["scheduler"], text["dtype"]) == (7, 7.5, "unipc", "float32")
+    assert (text["steps"], text["guidance"], text["scheduler"], text["dtype"]) == (7, 4.0, "unipc", "float32")
     assert set(text["weights"]) == {"unet", "vae", "text_encoder"}
     assert all(len(digest) == 64 for files in text["weights"].values() for digest in files.values())
     assert str(folder) not in str(text)
