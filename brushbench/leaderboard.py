@@ -235,11 +235,15 @@ def _grid(table: Table, intervals: bool, bold: str) -> tuple[list[str], list[lis
     lines = []
     for row in table.rows:
         cells = []
+        # A picture that is not there has no score at all. Where one metric gives none, that metric's n says so.
+        missing = min((cell.missing for cell in row.cells.values()), default=0)
         for metric in table.metrics:
-            text = _value(row.cells.get(metric), SCALES.get(metric, ("", 1.0))[1], intervals)
+            cell = row.cells.get(metric)
+            text = _value(cell, SCALES.get(metric, ("", 1.0))[1], intervals)
+            if cell is not None and 0 < cell.n < row.pictures - missing:
+                text += f" (n {cell.n})"
             winner = not row.reference and metric in row.cells and row.cells[metric].mean == best[metric]
             cells.append(bold.format(text) if winner else text)
-        missing = max((cell.missing for cell in row.cells.values()), default=0)
         lines.append([_method(row), *cells, str(row.pictures - missing), str(missing)])
     return header, lines
 

@@ -149,3 +149,9 @@ def test_columns_of_small_models_are_marked(tmp_path: Path) -> None:
         assert "lpips† x10³ ↓" in render(tables, form)
         assert "†: small models of this repository" in render(tables, form)
     assert json.loads(render(tables, "json"))[0]["tiny"] == ["lpips"]
+
+
+def test_a_score_that_one_metric_does_not_give_is_no_missing_picture(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "a", {"psnr": [20.0, 22.0, None], "mse": [0.01, None, None], "ssim": [None, None, None]})
+    text = render(make_tables(open_runs([tmp_path])), "markdown")
+    assert "| a | **21.00** | **10.00 (n 1)** | – | 2 | 1 |" in text
