@@ -28,11 +28,7 @@ def test_every_file_is_the_one_of_the_manifest(tiny):
     assert manifest["licence"] == "Apache-2.0"
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((tiny / name).read_bytes()).hexdigest() == digest, name
-    weights = {
-        p.relative_to(tiny).as_posix()
-        for folder in ("base", "attributes")
-        for p in (tiny / folder).rglob("*.safetensors")
-    }
+    weights = {path.relative_to(tiny).as_posix() for path in tiny.rglob("*.safetensors")}
     assert weights == {name for name in manifest["files"] if name.endswith(".safetensors")}
 
 
@@ -45,6 +41,20 @@ def test_a_stock_pipeline_draws_with_them(tiny):
     picture = pipeline("a large red circle on plain grey", num_inference_steps=2, output_type="np").images[0]
     assert picture.shape == (64, 64, 3)
     assert np.isfinite(picture).all()
+
+
+def test_both_branches_repaint_beside_the_base():
+    import brushbench
+
+    benchmark = brushbench.load_benchmark("shapes", limit=1)
+    requests = [sample.request(seed=0) for sample in benchmark]
+    ours = brushbench.load_inpainter("brushnet,steps=2", device="cpu")
+    for split in ("inside", "brush"):
+        (picture,) = ours.for_split(split).inpaint(
+            [r for r, s in zip(requests, benchmark, strict=True) if s.split == split]
+        )
+        assert picture.shape == (64, 64, 3)
+        assert picture.std() > 1
 
 
 def test_latents_have_unit_deviation(parts):
