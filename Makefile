@@ -27,10 +27,15 @@ format: $(VENV)/.dev
 # Retrain the embedded models from nothing and put them into data/tiny: hours. The same command goes on where it stopped.
 TRAIN = $(BIN)/brushbench train
 FAST := --mixed-precision bf16 --resume
+BRANCH := --batch-size 32 --half $(FAST)
 tiny: $(VENV)/.dev
 	$(TRAIN) vae --out $(OUT)/tiny/vae $(FAST)
 	$(TRAIN) attributes --vae $(OUT)/tiny/vae/model --out $(OUT)/tiny/attributes --resume
 	$(TRAIN) base --vae $(OUT)/tiny/vae/model --out $(OUT)/tiny/base --cache-latents 64000 $(FAST)
+	$(TRAIN) collect $(OUT)/tiny
+	$(TRAIN) brushnet --out $(OUT)/tiny/brushnet_segmentation --blobs 0.33 --learning-rate 5e-4 --max-steps 2600 $(BRANCH)
+	$(TRAIN) brushnet --out $(OUT)/tiny/brushnet_random --masks random --learning-rate 1e-3 --warmup 50 --max-steps 3400 \
+		--init-from $(OUT)/tiny/brushnet_segmentation/model $(BRANCH)
 	$(TRAIN) collect $(OUT)/tiny
 	$(BIN)/python tests/benchmarks/tiny_base.py
 
