@@ -378,7 +378,7 @@ def _show(runs: list[Run], protocol: str, intervals: bool) -> None:
     _say_unavailable(runs)
     for run in runs:
         counts = run.pictures()
-        left = 2 * counts["planned"] - sum(counts.values())
+        left = counts["planned"] - sum(n for state, n in counts.items() if state != "planned")
         if left:
             _say(f"{run.config.name}: {left} pictures are still to be made, by the other shards.")
         _say(f"{run.config.name}: {', '.join(f'{n} {state}' for state, n in counts.items() if n)}; run in {run.path}")

@@ -103,16 +103,18 @@ def make_tables(runs: Sequence[Run], protocol: str = "standard") -> list[Table]:
     """
     if protocol not in PROTOCOLS:
         raise UsageError(f"No protocol {protocol!r}. Known: {', '.join(PROTOCOLS)}.")
-    groups: dict[tuple[str, str, str, str], list[tuple[Run, Row]]] = {}
+    groups: dict[tuple[str, str, str, str], list[tuple[Run, dict[str, Any], Row]]] = {}
     for run in runs:
-        for (split, prompt_variant), rows in _rows(run, protocol).items():
+        rows_of_run = _rows(run, protocol)
+        headers_of_run = run.metrics  # after the scores: headers are written before them, so each score has its own
+        for (split, prompt_variant), rows in rows_of_run.items():
             benchmark = run.header["benchmark"]
             questions = f"{benchmark.get('sha256', '')}:{run.header['plan']['keys_sha256']}"
             key = (str(benchmark.get("name")), questions, split, prompt_variant)
-            groups.setdefault(key, []).extend((run, row) for row in rows)
+            groups.setdefault(key, []).extend((run, headers_of_run, row) for row in rows)
     tables = []
     for (name, questions, split, prompt_variant), found in groups.items():
-        rows = sorted((row for _, row in found), key=lambda row: row.reference)  # stable: as they were named
+        rows = sorted((row for _, _, row in found), key=lambda row: row.reference)  # stable: as they were named
         _refuse_doubles(rows, name, split)
         metrics = _ordered({metric for row in rows for metric in row.cells})
         headers = {metric: _header(found, metric, protocol) for metric in metrics}
@@ -122,13 +124,11 @@ def make_tables(runs: Sequence[Run], protocol: str = "standard") -> list[Table]:
     return tables
 
 
-def _header(found: Sequence[tuple[Run, Row]], metric: str, protocol: str) -> dict[str, Any]:
-    """Return what a column was computed with, which must be the same weights in every run.
-
-    Headers are written before scores, so that whoever has read a score finds its header.
-    """
+def _header(found: Sequence[tuple[Run, dict[str, Any], Row]], metric: str, protocol: str) -> dict[str, Any]:
+    """Return what a column was computed with, which must be the same weights in every run."""
+    column = f"{metric}@{protocol}"
     scored: list[tuple[Run, dict[str, Any]]] = [
-        (run, run.metrics[f"{metric}@{protocol}"]) for run, row in found if metric in row.cells
+        (run, headers[column]) for run, headers, row in found if metric in row.cells
     ]
     (first, header), *others = scored
     for run, other in others:
