@@ -120,7 +120,8 @@ def brushnet(
     mask_channel: Annotated[bool, typer.Option(help="Ablation: without it the branch does not see the mask.")] = True,
     injection: Annotated[str, typer.Option(help="full, or the ablation encoder: no residuals on the way up.")] = "full",
     init_from: Annotated[
-        Path | None, typer.Option(help="Saved branch to go on from, with a fresh optimizer and the steps counted on.")
+        Path | None,
+        typer.Option(help="Saved branch to go on from: steps are counted on, optimizer, rate and average begin anew."),
     ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Save memory at the price of time.")

@@ -93,7 +93,8 @@ class FitConfig:
         warmup: steps of linear rise.
         weight_decay: AdamW's.
         ema_decay: of the moving average of the weights, which is what is saved.
-        first_step: step to start from when weights come from elsewhere (no optimizer state).
+        first_step: step to count on from when weights come from elsewhere. Optimizer, learning rate and moving average
+            begin anew there.
         max_minutes: end the stage after this time, with a checkpoint; None = no limit.
         resume: continue from the newest checkpoint in ``out``, if there is one.
         save_every: steps between checkpoints.
@@ -129,10 +130,10 @@ class FitConfig:
         return {name: everything[name] for name in _IDENTITY}
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step: linear rise, then half a cosine down to zero at ``max_steps``."""
-        since = step - self.first_step
+        """Return the learning rate of a step: linear rise, then half a cosine from the first step to ``max_steps``."""
+        since, whole = step - self.first_step, max(1, self.max_steps - self.first_step)
         rise = min(1.0, (since + 1) / max(1, self.warmup))
-        return self.learning_rate * rise * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / self.max_steps)))
+        return self.learning_rate * rise * 0.5 * (1.0 + math.cos(math.pi * min(1.0, since / whole)))
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,6 @@ class _Run:
         self.module, self.optimizer = self.accelerator.prepare(task.objective, make(self.weights))
         self.ema = EMAModel(self.weights, decay=config.ema_decay)
         self.ema.to(self.accelerator.device)
-        if config.first_step:
-            self.ema.optimization_step = config.first_step
         self.since = time.monotonic()
         self.board: Any = None
 

@@ -201,6 +201,20 @@ def test_going_on_from_saved_weights_counts_the_steps_on(tmp_path):
     assert base.steps_of(tmp_path / "second" / "model") == 5
 
 
+def test_what_goes_on_from_saved_weights_has_a_rate_and_an_average_of_its_own(tmp_path):
+    plan = config(tmp_path, max_steps=1040, first_step=1000, warmup=1, learning_rate=1e-2, ema_decay=0.999)
+    rates = [plan.rate(step) for step in range(1000, 1041)]
+    assert rates[0] == pytest.approx(plan.learning_rate)
+    assert rates[20] == pytest.approx(plan.learning_rate / 2)
+    assert rates[40] == 0.0
+
+    start = base_task().unet.conv_in.bias.detach().clone()
+    fit(base_task(), plan)
+    end = newest(tmp_path)["weights"]["unet.conv_in.bias"]
+    averaged = load_file(tmp_path / "model" / WEIGHTS["base"])["conv_in.bias"].float()
+    assert (averaged - end).norm() < 0.5 * (averaged - start).norm()  # the start weighs little after forty steps
+
+
 def test_captions_are_dropped_and_noise_and_timesteps_differ_by_step():
     task = base_task()
     empty = task.tokens([""])[0]
