@@ -9,7 +9,8 @@ export OMP_NUM_THREADS ?= 2
 .PHONY: eval test check format clean tiny
 
 eval: $(VENV)/.eval
-	$(BIN)/brushbench eval --model telea --model ns --model copy --model oracle --model jpeg --bench photos --out $(OUT)/photos
+	$(BIN)/brushbench eval --model brushnet --model latent-copy --model telea --model copy --model vae --model oracle \
+		--bench shapes --limit 64 --out $(OUT)/shapes
 
 test: check
 	$(BIN)/python -m pytest

@@ -176,10 +176,10 @@ def load_base(folder: Path, device: torch.device | str = "cpu", dtype: torch.dty
     vae = load_vae(folder, device)
     try:
         if reads_pooled_text(folder):
-            pipe = StableDiffusionXLPipeline.from_pretrained(folder, vae=vae, torch_dtype=dtype, add_watermarker=False)
+            pipe = StableDiffusionXLPipeline.from_pretrained(folder, vae=vae, dtype=dtype, add_watermarker=False)
         else:
             pipe = StableDiffusionPipeline.from_pretrained(
-                folder, vae=vae, torch_dtype=dtype, safety_checker=None, requires_safety_checker=False
+                folder, vae=vae, dtype=dtype, safety_checker=None, requires_safety_checker=False
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(folder, "a Stable Diffusion pipeline", error) from error
@@ -200,7 +200,7 @@ def load_vae(folder: Path, device: torch.device | str = "cpu") -> Any:
     from diffusers import AutoencoderKL
 
     try:
-        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(folder / "vae", "an AutoencoderKL", error) from error
     return vae.to(device).requires_grad_(False).eval()

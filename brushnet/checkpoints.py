@@ -97,7 +97,7 @@ def load_brushnet(
             subfolder=subfolder,
             variant=variant,
             revision=revision,
-            torch_dtype=dtype,
+            dtype=dtype,
             local_files_only=local_files_only,
         )
     model.to(device=device)

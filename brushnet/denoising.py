@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
@@ -136,6 +136,10 @@ class BrushNetPipelineMixin:
         guided = stock["guidance_scale"] > 1 and self.unet.config.time_cond_proj_dim is None
         self._check_text(stock, guided)
         check_scale(branch.scale)
+        images = _whole("num_images_per_prompt", stock["num_images_per_prompt"])
+        for side in ("height", "width"):
+            if getattr(branch, side) is not None:
+                _whole(side, getattr(branch, side))
         start = _one_number("control_guidance_start", branch.start)
         window = Window(start, _one_number("control_guidance_end", branch.end))
         generator = branch.generator
@@ -145,7 +149,7 @@ class BrushNetPipelineMixin:
             generator = list(generator)
         branch = replace(branch, generator=generator)
 
-        batch = prompts * stock["num_images_per_prompt"]
+        batch = prompts * images
         inputs = prepare(self, branch, prompts, batch, guided)
         guess_mode = branch.guess_mode or self.brushnet.config.global_pool_conditions
         if stock["clip_skip"] is not None:
@@ -194,6 +198,21 @@ def _one_number(name: str, value: object) -> float:
     if not isinstance(number, Real):
         raise TypeError(f"Got {name}={value!r}; expected one number.")
     return float(number)
+
+
+def _whole(name: str, value: object) -> int:
+    """Return a whole number from 1 on.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"Got {name}={value!r}; expected a whole number.")
+    number = int(value)
+    if number < 1:
+        raise ValueError(f"Got {name}={number}; expected at least 1.")
+    return number
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def train_attributes(config: FitConfig, *, vae: Path | None = None, cache_scenes
     from diffusers import AutoencoderKL
 
     torch.manual_seed(config.seed)
-    network = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32).eval() if vae else None
+    network = AutoencoderKL.from_pretrained(vae, dtype=torch.float32).eval() if vae else None
     return fit(AttributeTask(AttributeClassifier(), network, cache_scenes), config)
 
 

@@ -239,7 +239,7 @@ def start_base(vae_folder: Path, seed: int) -> BaseTask:
 
     if not (vae_folder / "config.json").exists():
         raise MissingWeightsError(f"No autoencoder in {vae_folder}. Train one: brushbench train vae --out {vae_folder}")
-    vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(vae_folder, dtype=torch.float32)
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     return BaseTask(vae, tokenizer, build_text_encoder(tokenizer), build_unet())
@@ -257,10 +257,10 @@ def load_base(folder: Path) -> BaseTask:
     if not (folder / "model_index.json").exists():
         raise MissingWeightsError(f"No diffusers pipeline in {folder}. Train one with brushbench train base.")
     return BaseTask(
-        AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32),
         CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-        UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+        UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32),
     )
 
 

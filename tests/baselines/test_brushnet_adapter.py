@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 def load_unet(base):
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32)
+    return UNet2DConditionModel.from_pretrained(base / "unet", dtype=torch.float32)
 
 
 def method(folder, **options):

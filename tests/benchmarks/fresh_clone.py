@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-THRESHOLDS = {"make eval, after installation": 180.0, "make test, after installation": 900.0, "make test": 1200.0}
+THRESHOLDS = {"make eval, after installation": 360.0, "make test, after installation": 900.0, "make test": 1200.0}
 STAMPS = {"eval": ".venv/.eval", "test": ".venv/.dev"}
 
 

@@ -336,7 +336,7 @@ def test_a_folder_of_the_published_fork_loads(tmp_path, pipe, call):
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     config = json.loads((tmp_path / "brushnet" / "config.json").read_text())
     (tmp_path / "brushnet" / "config.json").write_text(json.dumps(config | {"_diffusers_version": "0.27.0.dev0"}))
-    loaded = StableDiffusionBrushNetPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32)
+    loaded = StableDiffusionBrushNetPipeline.from_pretrained(tmp_path, dtype=torch.float32)
     assert torch.equal(run(loaded, call), run(pipe, call))
 
 
@@ -430,6 +430,9 @@ COND = torch.zeros(1, 5, 4, 4)
         ({"conditioning_latents": COND.repeat(3, 1, 1, 1)}, ValueError, "1 or 2"),
         ({"conditioning_latents": COND.repeat(2, 1, 1, 1), "guidance_scale": 1.0}, ValueError, r"expected \(1, 5"),
         ({"conditioning_latents": COND, "height": 64}, ValueError, "height=64"),
+        ({"num_images_per_prompt": 0}, ValueError, "num_images_per_prompt=0; expected at least 1"),
+        ({"num_images_per_prompt": None}, TypeError, "num_images_per_prompt=None; expected a whole number"),
+        ({"height": 32.0}, TypeError, "height=32.0; expected a whole number"),
         ({"conditioning_latents": COND * float("nan")}, ValueError, "residuals hold NaN"),
     ],
 )
