@@ -212,13 +212,14 @@ def leaderboard(
         raise typer.Exit(RunError.exit_code)
 
 
-@app.command(epilog='Example: [bold]brushbench inpaint photo.png hole.png "a red car" -o out.png --model telea[/]')
+@app.command(epilog='Example: [bold]brushbench inpaint photo.png hole.png "a red car" -o out.png --preset sd15[/]')
 def inpaint(
     image: Annotated[Path, typer.Argument(help="The picture.")],
     mask: Annotated[Path, typer.Argument(help="White = repaint; of the picture's size.")],
     prompt: Annotated[str, typer.Argument(help="What the finished picture shows.")] = "",
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the PNG.")] = Path("inpainted.png"),
-    model: Annotated[str, typer.Option("--model", "-m", help="Method with its options.")] = "telea",
+    model: Annotated[str, typer.Option("--model", "-m", help="Method with its options.")] = "brushnet",
+    preset: Preset = None,
     blend: Annotated[str, typer.Option("--blend", help="blur, paste, brushedit or none.")] = "blur",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 1234,
     negative_prompt: Annotated[str, typer.Option("--negative-prompt")] = "",
@@ -229,13 +230,20 @@ def inpaint(
     from PIL import Image
 
     from brushbench.evaluation import inpaint_one
+    from brushbench.registry import parse_spec, with_preset
 
     _check_output(output)
+    spec = with_preset(parse_spec(model), preset)
+    if _tiny([spec]):
+        _say(
+            "The preset `tiny`, which this repository trained itself, knows coloured shapes at 64x64 and nothing else. "
+            f"For photographs: --model {spec.name} --preset sd15"
+        )
     picture = inpaint_one(
         image,
         mask,
         prompt,
-        model=model,
+        model=str(spec),
         blend_mode=blend,
         seed=seed,
         negative_prompt=negative_prompt,
@@ -320,9 +328,7 @@ def _benchmark(bench: str, data: Path | None, split: str, limit: int | None, ski
 
 def _embedded(specs: list[Spec]) -> str:
     """Return the embedded benchmark that fits the methods, and say what the real thing would be."""
-    from brushbench.registry import takes_preset
-
-    tiny = [spec for spec in specs if takes_preset(spec) and spec.options.get("preset", "tiny") == "tiny"]
+    tiny = _tiny(specs)
     if not tiny:
         return "photos"
     _say(
@@ -331,6 +337,13 @@ def _embedded(specs: list[Spec]) -> str:
         "--bench brushbench --data DIR"
     )
     return "shapes"
+
+
+def _tiny(specs: list[Spec]) -> list[Spec]:
+    """Return the methods that run on the embedded family."""
+    from brushbench.registry import takes_preset
+
+    return [spec for spec in specs if takes_preset(spec) and spec.options.get("preset", "tiny") == "tiny"]
 
 
 def _labels(models: list[str], names: list[str] | None) -> list[str]:

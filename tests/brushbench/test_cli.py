@@ -116,6 +116,21 @@ def test_inpaint_repaints_the_hole_and_nothing_else(tmp_path: Path) -> None:
     assert (result[:, 43:] == picture[:, 43:]).all()  # beyond the reach of the blurred border
 
 
+def test_inpaint_with_nothing_else_is_the_embedded_brushnet_and_says_so(tmp_path: Path) -> None:
+    picture = np.full((64, 64, 3), 120, dtype=np.uint8)
+    hole = np.zeros((64, 64), dtype=np.uint8)
+    hole[20:44, 20:44] = 255
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    Image.fromarray(hole).save(tmp_path / "m.png")
+    done = brushbench("inpaint", "p.png", "m.png", "a large red circle on plain grey", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--model brushnet --preset sd15" in done.stdout + done.stderr
+    result = np.asarray(Image.open(tmp_path / "inpainted.png")).astype(int)
+    assert result.shape == picture.shape
+    assert np.abs(result[22:42, 22:42] - 120).max() > 40  # something was painted
+    assert np.abs(result[:8] - 120).max() <= 2  # and the picture's edge kept
+
+
 def test_data_preview_draws_a_row_a_picture(tmp_path: Path) -> None:
     done = brushbench("data", "preview", "photos", "--limit", "2", "-o", str(tmp_path / "sheet.png"))
     assert done.returncode == 0, done.stderr
