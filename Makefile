@@ -29,16 +29,25 @@ format: $(VENV)/.dev
 TRAIN = $(BIN)/brushbench train
 FAST := --mixed-precision bf16 --resume
 BRANCH := --batch-size 32 --half $(FAST)
+FIRST := $(OUT)/tiny/first
+LAST := --warmup 30 --ema-decay 0.99 $(BRANCH)
 tiny: $(VENV)/.dev
 	$(TRAIN) vae --out $(OUT)/tiny/vae $(FAST)
 	$(TRAIN) attributes --vae $(OUT)/tiny/vae/model --out $(OUT)/tiny/attributes --resume
 	$(TRAIN) base --vae $(OUT)/tiny/vae/model --out $(OUT)/tiny/base --cache-latents 64000 $(FAST)
 	$(TRAIN) collect $(OUT)/tiny
-	$(TRAIN) brushnet --out $(OUT)/tiny/brushnet_segmentation --blobs 0.33 --learning-rate 5e-4 --max-steps 2600 $(BRANCH)
-	$(TRAIN) brushnet --out $(OUT)/tiny/brushnet_random --masks random --learning-rate 1e-3 --warmup 50 --max-steps 3400 \
-		--init-from $(OUT)/tiny/brushnet_segmentation/model $(BRANCH)
+	$(TRAIN) brushnet --out $(FIRST)/segmentation --blobs 0.33 --learning-rate 5e-4 --max-steps 2600 $(BRANCH)
+	$(TRAIN) brushnet --out $(FIRST)/random --masks random --learning-rate 1e-3 --warmup 50 --max-steps 3400 \
+		--init-from $(FIRST)/segmentation/model $(BRANCH)
+	$(TRAIN) brushnet --out $(OUT)/tiny/brushnet_segmentation --blobs 0.33 --learning-rate 5e-4 --max-steps 3200 \
+		--init-from $(FIRST)/segmentation/model $(LAST)
+	$(TRAIN) brushnet --out $(OUT)/tiny/brushnet_random --masks random --learning-rate 6e-4 --max-steps 4000 \
+		--init-from $(FIRST)/random/model $(LAST)
+	$(TRAIN) metrics --out $(OUT)/tiny/metrics $(FAST)
 	$(TRAIN) collect $(OUT)/tiny
 	$(BIN)/python tests/benchmarks/tiny_base.py
+	$(BIN)/python tests/benchmarks/tiny_brushnet.py --out $(OUT)/tiny/measured
+	$(BIN)/python tests/benchmarks/tiny_metrics.py
 
 clean:
 	rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
