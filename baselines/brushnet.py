@@ -39,7 +39,7 @@ from brushnet import StableDiffusionBrushNetPipeline, StableDiffusionXLBrushNetP
 from brushnet.checkpoints import load_brushnet
 from brushnet.denoising import Window
 
-__all__ = ["CHECKPOINTS", "BrushNet"]
+__all__ = ["CHECKPOINTS", "BrushNet", "describe_branch"]
 
 Masks: TypeAlias = Literal["segmentation", "random"]
 
@@ -139,7 +139,7 @@ class BrushNet:
             "end": self.end,
             "dtype": str(self._base.unet.dtype).removeprefix("torch."),
             "weights": describe_base(self.folder),
-            "branches": {kind: _describe_branch(place) for kind, place in self.checkpoints.items()},
+            "branches": {kind: describe_branch(place) for kind, place in self.checkpoints.items()},
         }
 
     def for_split(self, split: str) -> BrushNetForMasks:
@@ -271,7 +271,7 @@ def _local(place: str, kind: Masks) -> Path:
         raise MissingWeightsError(f"{place} could not be had from the hub ({type(error).__name__})") from None
 
 
-def _describe_branch(place: Path) -> Mapping[str, JSON]:
+def describe_branch(place: Path) -> Mapping[str, JSON]:
     """Return the SHA-256 of a branch's weight files by name. Where they lie does not identify them."""
     if place.is_file():
         return {place.name: sha256_file(place)}

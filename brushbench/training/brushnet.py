@@ -32,6 +32,7 @@ from baselines.bases import (
     preset_named,
     vae_factor,
 )
+from baselines.brushnet import describe_branch
 from brushbench import registry
 from brushbench.benchmarks import layout_of
 from brushbench.errors import ConfigMismatchError, MissingWeightsError, UnknownNameError, UsageError
@@ -391,12 +392,15 @@ class BrushNetTask:
         """Write ``config.json`` and the weights, as every BrushNet loads them, and ``recipe.json`` beside them."""
         self._wait()
         branch = copy.deepcopy(self.objective.brushnet).to("cpu", torch.float16 if self.recipe.half else torch.float32)
+        branch.register_to_config(_name_or_path="")  # where its first weights lay is nobody's business
         branch.save_pretrained(folder, safe_serialization=True)
         (folder / "recipe.json").write_text(json.dumps({**self.identity(), **self.source.describe()}, indent=2) + "\n")
 
     def identity(self) -> dict[str, JSON]:
-        """Return what must be equal for a checkpoint to be continued; where the base lies does not matter."""
+        """Return what must be equal for a checkpoint to be continued; where weights lie does not matter."""
         told = {name: value for name, value in asdict(self.recipe).items() if name not in ("base", "guidance", "half")}
+        if self.recipe.init_from and Path(self.recipe.init_from).exists():
+            told["init_from"] = describe_branch(Path(self.recipe.init_from))
         return {**told, "resolution": self.side, "base_weights": describe_base(self.folder)}
 
 

@@ -27,6 +27,7 @@ from brushbench.training.brushdata import TrainingPicture
 from brushbench.training.brushnet import BrushNetRecipe, draw_hole, open_pictures, start_task, to_square, train_brushnet
 from brushbench.training.commands import app
 from brushbench.training.loop import Draw
+from brushbench.weights import sha256_file
 from brushnet import BrushNetModel
 from tests.baselines.tiny_bases import make_request, save_base, save_xl_base
 from tests.brushbench.trainings import assert_equal, config, interrupted, newest
@@ -123,6 +124,11 @@ def test_weights_go_on_from_a_saved_branch(base, tmp_path):
     assert_equal(dict(start), saved(first))
     result = train_brushnet(config(tmp_path / "second", max_steps=4, first_step=2), go_on)
     assert (result.step, result.finished) == (4, True)
+    for record in ("recipe.json", "config.json"):
+        assert str(tmp_path) not in (tmp_path / "second" / "model" / record).read_text()
+    first_weights = first / "model" / "diffusion_pytorch_model.safetensors"
+    recipe = json.loads((tmp_path / "second" / "model" / "recipe.json").read_text())
+    assert recipe["init_from"] == {first_weights.name: sha256_file(first_weights)}
 
 
 def test_ablations_are_in_the_weights_themselves(base, tmp_path):
