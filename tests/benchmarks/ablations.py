@@ -5,8 +5,9 @@
 
 ``scale`` measures the shipped branch at five scales, raw and blended. ``training`` trains three branches for the same
 few steps on the same scenes: the full one, one that does not see the mask, and one without residuals on the way up, as
-ControlNet's; then measures them alike. Prints Markdown tables, and what is as in the paper and what is not; the exit
-code is 1 if anything is not. Everything lies in ``--out``; the same command goes on where it stopped.
+ControlNet's; then measures them alike. Prints Markdown tables, and what is as in the paper and what is not, where two
+trainings are compared by the 95 % interval of paired differences; the exit code is 1 if anything is not. Everything
+lies in ``--out``; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tiny_brushnet import scores
+
 import brushbench
+from brushbench.stats import paired_difference
 from brushbench.training.brushnet import BrushNetRecipe, train_brushnet
 from brushbench.training.loop import FitConfig
 
@@ -31,20 +35,22 @@ RECIPES = {
     "encoder half only": BrushNetRecipe(blobs=0.33, injection="encoder"),
 }
 
-Row = Mapping[tuple[str, str], float]  # (variant, metric): mean
+SPLITS = ("inside", "outside")
 
 
-def measure(spec: str, out: Path, limit: int) -> dict[str, Row]:
-    """Return a row for inside and for outside holes."""
-    run = brushbench.evaluate(spec, "shapes", out=out, split=("inside", "outside"), metrics=tuple(COLUMNS), limit=limit)
+def measure(spec: str, out: Path, limit: int) -> brushbench.Run:
+    """Return a run over both splits, raw and blended."""
+    return brushbench.evaluate(spec, "shapes", out=out, split=SPLITS, metrics=tuple(COLUMNS), limit=limit)
+
+
+def means(run: brushbench.Run, split: str) -> dict[tuple[str, str], float]:
+    """Return (variant, metric): mean, in the units of :data:`COLUMNS`."""
     table = run.summary()
-    return {
-        split: {(v, m): FACTORS[m] * mean for v, m, mean in part[["variant", "metric", "mean"]].itertuples(index=False)}
-        for split, part in table.groupby("split")
-    }
+    chosen = table[table["split"] == split][["variant", "metric", "mean"]]
+    return {(v, m): FACTORS[m] * mean for v, m, mean in chosen.itertuples(index=False)}
 
 
-def show(title: str, rows: Mapping[str, Row]) -> None:
+def show(title: str, rows: Mapping[str, Mapping[tuple[str, str], float]]) -> None:
     """Print a Markdown table, raw and blended side by side."""
     keys = [key for key in next(iter(rows.values())) if all(row[key] == row[key] for row in rows.values())]
     print(f"\n**{title}**\n\n| | " + " | ".join(f"{COLUMNS[metric]}, {variant}" for variant, metric in keys) + " |")
@@ -64,27 +70,30 @@ def main() -> int:
     options = parser.parse_args()
     fine = True
 
-    def judge(text: str, as_in_the_paper: bool) -> None:
+    def judge(text: str, low: float, high: float) -> None:
+        """Print what an effect, positive in the paper, is here."""
         nonlocal fine
-        fine = fine and as_in_the_paper
-        print(f"{'as in the paper' if as_in_the_paper else 'NOT as in the paper'}: {text}", flush=True)
+        fine = fine and low > 0
+        verdict = "as in the paper" if low > 0 else "NOT as in the paper" if high < 0 else "no difference seen"
+        print(f"{verdict}: {text}", flush=True)
 
     if options.only != "training":
-        found = {
+        runs = {
             f"scale {scale}": measure(f"brushnet,scale={scale}", options.out / f"scale-{scale}", options.limit)
             for scale in SCALES
         }
-        for split in ("inside", "outside"):
-            rows = {name: table[split] for name, table in found.items()}
+        for split in SPLITS:
+            rows = {name: means(run, split) for name, run in runs.items()}
             show(f"Scale and blending, {split}", rows)
             psnr = [row["raw", "psnr"] for row in rows.values()]
-            falls = all(higher > lower for higher, lower in itertools.pairwise(psnr))
-            judge(f"{split}: keep PSNR falls with every lower scale", falls)
+            least = min(higher - lower for higher, lower in itertools.pairwise(psnr))
+            judge(f"{split}: keep PSNR falls with every lower scale, by {least:.1f} dB at least", least, least)
             lift = rows["scale 1.0"]["blended", "psnr"] - psnr[0]
-            judge(f"{split}: blending lifts keep PSNR by {lift:.1f} dB (at least {BLENDING})", lift >= BLENDING)
+            over = lift - BLENDING
+            judge(f"{split}: blending lifts keep PSNR by {lift:.1f} dB (at least {BLENDING})", over, over)
 
     if options.only != "scale":
-        found = {}
+        runs = {}
         for name, recipe in RECIPES.items():
             out = options.out / name.replace(" ", "-")
             plan = FitConfig(
@@ -92,14 +101,20 @@ def main() -> int:
                 ema_decay=0.99, resume=True, picture_every=0, cpu=True,
             )  # fmt: skip
             train_brushnet(plan, recipe)
-            found[name] = measure(f"brushnet,checkpoint={out / 'training' / 'model'}", out / "run", options.limit)
-        for split in ("inside", "outside"):
-            rows = {name: table[split] for name, table in found.items()}
-            show(f"After {options.steps} steps of {options.batch_size}, {split}", rows)
-            for name in list(rows)[1:]:
+            runs[name] = measure(f"brushnet,checkpoint={out / 'training' / 'model'}", out / "run", options.limit)
+        for split in SPLITS:
+            show(
+                f"After {options.steps} steps of {options.batch_size}, {split}",
+                {name: means(run, split) for name, run in runs.items()},
+            )
+            for name in list(runs)[1:]:
                 for metric, sign in (("psnr", 1), ("boundary", -1)):
-                    gain = sign * (rows["full branch"]["raw", metric] - rows[name]["raw", metric])
-                    judge(f"{split}: {name} has the worse {metric} (the full branch is better by {gain:.2f})", gain > 0)
+                    full, less = (
+                        sign * FACTORS[metric] * scores(runs[of], split, metric) for of in ("full branch", name)
+                    )
+                    gain = paired_difference(full, less)
+                    told = f"better by {gain.mean:.2f} [{gain.low:.2f}, {gain.high:.2f}]"
+                    judge(f"{split}: {COLUMNS[metric]} of the full branch, {name}: {told}", gain.low, gain.high)
     return 0 if fine else 1
 
 
