@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 .PHONY: eval test check format clean tiny
 
 eval: $(VENV)/.eval
-	$(BIN)/brushbench eval --model brushnet --model latent-copy --model telea --model copy --model vae --model oracle \
+	$(BIN)/brushbench eval --jobs 2 --model brushnet --model latent-copy --model telea --model copy --model vae --model oracle \
 		--bench shapes --limit 64 --out $(OUT)/shapes
 
 test: check

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,6 +54,9 @@ Weights = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16: of the method's weights.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad records out and count them.")]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", min=1, help="Processes of this machine that share the work; one a GPU.")
+]
 LowMemory = Annotated[bool, typer.Option("--low-memory", help="Keep one metric model in memory at a time.")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="standard, or brushnet-paper beside published rows.")]
 Intervals = Annotated[bool, typer.Option("--intervals", help="Show the 95 % interval behind each mean.")]
@@ -73,6 +77,7 @@ def eval(  # noqa: A001 - the command's own name
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Requests at once; part of the run.")] = 4,
     negative_prompt: Annotated[str, typer.Option("--negative-prompt", help="Given with every request.")] = "",
     shard: Annotated[str | None, typer.Option("--shard", help="i/n: make part i of n only.")] = None,
+    jobs: Jobs = 1,
     out: Out = None,
     name: Names = None,
     weights: Weights = None,
@@ -88,25 +93,27 @@ def eval(  # noqa: A001 - the command's own name
 
     The same command again continues where it stopped, however it stopped.
     """
-    from brushbench.evaluation import choose_columns, evaluate
-    from brushbench.features import Features
+    from brushbench.engines.jobs import share
+    from brushbench.evaluation import choose_columns
     from brushbench.registry import parse_spec, with_preset
 
+    if shard and jobs > 1:
+        raise UsageError("--jobs cuts the work into shards itself. Leave --shard out, or start each shard alone.")
     labels = _labels(model, name)
     choose_columns(metrics)  # unknown names fail before anything is loaded
     specs = [with_preset(parse_spec(text), preset) for text in model]
     benchmark = _benchmark(bench or _embedded(specs), data, split, limit, skip_bad)
-    features = Features(low_memory=low_memory)
-    runs = [
-        evaluate(
-            str(spec), benchmark, out=_folder(out, benchmark.name, label), name=label, metrics=metrics,
-            variants=variants, limit=limit, seed=seed, repeats=repeats, batch_size=batch_size,
-            negative_prompt=negative_prompt, shard=shard, weights=_weights(weights), device=device, dtype=dtype,
-            low_memory=low_memory, features=features, retry_failed=retry_failed,
-        )
-        for spec, label in zip(specs, labels, strict=True)
-    ]  # fmt: skip
-    _show(runs, protocol, intervals)
+    folders = {
+        label: (str(spec), _folder(out, benchmark.name, label)) for spec, label in zip(specs, labels, strict=True)
+    }
+    work = partial(
+        _evaluate, folders, benchmark, metrics=metrics, variants=variants, limit=limit, seed=seed, repeats=repeats,
+        batch_size=batch_size, negative_prompt=negative_prompt, weights=_weights(weights), device=device, dtype=dtype,
+        low_memory=low_memory, retry_failed=retry_failed,
+    )  # fmt: skip
+    if jobs > 1:
+        _say(f"{jobs} processes share the work; the bars show the first one's part.")
+    _show(share(work, jobs) if jobs > 1 else work(shard), protocol, intervals)
 
 
 @app.command(epilog="Example: [bold]brushbench generate -m telea --bench photos --shard 1/2[/]")
@@ -122,6 +129,7 @@ def generate(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Requests at once; part of the run.")] = 4,
     negative_prompt: Annotated[str, typer.Option("--negative-prompt", help="Given with every request.")] = "",
     shard: Annotated[str | None, typer.Option("--shard", help="i/n: make part i of n only.")] = None,
+    jobs: Jobs = 1,
     out: Out = None,
     name: Names = None,
     device: Device = "auto",
@@ -132,8 +140,8 @@ def generate(
     """Make the pictures of a run without scoring them; `score` does that later."""
     eval(
         model=model, preset=preset, bench=bench, data=data, split=split, limit=limit, metrics="none", seed=seed,
-        repeats=repeats, batch_size=batch_size, negative_prompt=negative_prompt, shard=shard, out=out, name=name,
-        device=device, dtype=dtype, skip_bad=skip_bad, retry_failed=retry_failed,
+        repeats=repeats, batch_size=batch_size, negative_prompt=negative_prompt, shard=shard, jobs=jobs,
+        out=out, name=name, device=device, dtype=dtype, skip_bad=skip_bad, retry_failed=retry_failed,
     )  # fmt: skip
 
 
@@ -324,6 +332,22 @@ def _benchmark(bench: str, data: Path | None, split: str, limit: int | None, ski
         more = f"; and {len(skipped) - 5} more (see run.json)" if len(skipped) > 5 else ""
         _say(f"Bad records left out: {len(skipped)} ({listed}{more}).")
     return benchmark
+
+
+def _evaluate(
+    folders: dict[str, tuple[str, Path]], benchmark: Benchmark, shard: str | None, low_memory: bool, **settings: Any
+) -> list[Run]:
+    """Run all methods, one after the other, with features that they share; ``folders`` is label: spec and folder."""
+    from brushbench.evaluation import evaluate
+    from brushbench.features import Features
+
+    features = Features(low_memory=low_memory)
+    return [
+        evaluate(
+            spec, benchmark, out=folder, name=label, features=features, shard=shard, low_memory=low_memory, **settings
+        )
+        for label, (spec, folder) in folders.items()
+    ]
 
 
 def _embedded(specs: list[Spec]) -> str:

@@ -70,6 +70,9 @@ class BadRecordError(DataError):
         self.record, self.problem, self.remedy = record, problem, remedy
         super().__init__(f"Record {record!r}: {problem}. {remedy}, or pass --skip-bad to leave it out.")
 
+    def __reduce__(self) -> tuple[type[BadRecordError], tuple[str, str, str]]:
+        return type(self), (self.record, self.problem, self.remedy)
+
 
 class WeightsError(BrushbenchError):
     """Weights that are there but wrong: other keys, other shapes, NaN, an unsafe file."""

@@ -11,6 +11,7 @@ __all__ = ["track"]
 
 T = TypeVar("T")
 PLAIN_EVERY = 10.0  # seconds between lines when the output is not a terminal
+show_progress = True  # off in a process that works for another
 
 
 def track(items: Sequence[T], title: str, size: Callable[[T], int]) -> Iterable[T]:
@@ -24,7 +25,9 @@ def track(items: Sequence[T], title: str, size: Callable[[T], int]) -> Iterable[
     total = sum(map(size, items))
     if not total:
         return
-    if sys.stderr.isatty():
+    if not show_progress:
+        yield from items
+    elif sys.stderr.isatty():
         yield from _bar(items, title, size, total)
     else:
         yield from _lines(items, title, size, total)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from brushbench.store import RunFolder
+
 ROOT = Path(__file__).parents[2]
 TOYS = Path(__file__).with_name("toys.py")
 
@@ -88,9 +90,36 @@ def test_two_shards_equal_the_whole(data: Path, whole: dict[str, str], tmp_path:
     assert contents(tmp_path / "noise") == whole
 
 
-def test_a_shard_that_is_being_worked_on_is_refused(data: Path, tmp_path: Path) -> None:
-    from brushbench.store import RunFolder
+def test_two_jobs_equal_the_whole(data: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    done = run(data, tmp_path, "--jobs", "2")
+    assert contents(tmp_path / "noise") == whole
+    assert "2 processes share the work" in done.stderr
+    assert done.stderr.count("noise: generate: 8/8") == 1  # the first process's share of 15, in batches of 2
+    assert "psnr" in done.stdout
 
+
+def test_a_job_that_fails_says_why_and_keeps_what_is_made(data: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "noise")
+    with folder.lock("shard-2-of-2"):
+        failed = subprocess.run(
+            command(data, tmp_path, "--jobs", "2"), env=environment(), capture_output=True, text=True
+        )
+    assert failed.returncode == 5
+    assert "process 2 of 2: error: " in failed.stderr
+    assert "Of 2 processes these failed: 2." in failed.stderr
+    run(data, tmp_path, "--jobs", "2")
+    assert contents(tmp_path / "noise") == whole
+
+
+def test_jobs_and_shard_are_not_mixed(data: Path, tmp_path: Path) -> None:
+    mixed = subprocess.run(
+        command(data, tmp_path, "--jobs", "2", "--shard", "1/2"), env=environment(), capture_output=True, text=True
+    )
+    assert mixed.returncode == 2
+    assert "Leave --shard out" in mixed.stderr
+
+
+def test_a_shard_that_is_being_worked_on_is_refused(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path)
     with RunFolder(tmp_path / "noise").lock("shard-1-of-1"):
         second = subprocess.run(command(data, tmp_path), env=environment(), capture_output=True, text=True, check=False)
