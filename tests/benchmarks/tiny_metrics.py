@@ -48,7 +48,7 @@ def scores(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", type=Path, help="folder of the four models")
-    parser.add_argument("--count", type=int, default=320, help="scenes, a multiple of 16")
+    parser.add_argument("--count", type=int, default=960, help="scenes, a multiple of 16")
     options = parser.parse_args()
     roll = Dice(SEED)
 

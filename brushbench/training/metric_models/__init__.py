@@ -43,7 +43,7 @@ RECIPES = {
     "clip": Recipe(2600, 64, 1e-3, warmup=200),
     "aesthetic": Recipe(500, 64, 5e-2, warmup=20, weight_decay=0.0, ema_decay=0.98),
     "hps": Recipe(800, 48, 5e-4),
-    "image_reward": Recipe(2400, 32, 8e-4, warmup=200),
+    "image_reward": Recipe(4000, 32, 8e-4, warmup=200),
     "lpips": Recipe(700, 48, 6e-4),
 }
 

@@ -24,6 +24,7 @@ from brushbench.metrics.clip_model import build_model, open_clip_ids
 from brushbench.scenes import caption, words
 from brushbench.training.loop import Draw, contact_sheet
 from brushbench.training.metric_models.scenes import (
+    HARD,
     SPOILS,
     Hints,
     SceneStream,
@@ -209,7 +210,8 @@ class ClipTask:
         spoilt = [
             spoil(image, roll.pick(SPOILS), roll, images[(i + 1) % len(images)]) for i, image in enumerate(images)
         ]
-        captions = [t for one in drawn for t in (caption(one.scene), *wrong_captions(one.scene, roll, WRONG))]
+        more = HARD if self.preference else ()
+        captions = [t for one in drawn for t in (caption(one.scene), *wrong_captions(one.scene, roll, WRONG, more))]
         hints = hint_tensors(drawn, self.config["vision_cfg"]["patch_size"])
         if self.preference:
             shown, clean = [*images, *spoilt], [1.0] * len(images) + [0.0] * len(images)

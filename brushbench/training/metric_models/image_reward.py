@@ -18,6 +18,7 @@ from brushbench.scenes import caption, words
 from brushbench.training.loop import Draw
 from brushbench.training.metric_models.clip import spoilt_sheet
 from brushbench.training.metric_models.scenes import (
+    HARD,
     SPOILS,
     Hints,
     SceneStream,
@@ -50,7 +51,8 @@ REWARD_CONFIG: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 40,
     },
 }
-WRONG = 3  # captions a scene that differ from the right one in one attribute
+WRONG = 4  # captions a scene that differ from the right one in one attribute
+SPOILT_SHARE = 0.25  # of the scenes come with a damaged copy: damage is learnt early
 HINT_WEIGHT = 0.5
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -97,25 +99,26 @@ class RewardObjective(nn.Module):
         """Return the loss and what is logged.
 
         Args:
-            images: float (2n, 3, S, S): n clean pictures, then their damaged copies.
-            ids: token ids (n (1 + wrong), length), each scene's right caption first.
+            images: float (n + m, 3, S, S): n clean pictures, then damaged copies of the first m.
+            ids: token ids (n (1 + WRONG), length), each scene's right caption first.
             mask: of the same shape, 1 = token.
             patches: see :class:`Hints`, one for each image.
             ground: as above.
             clean: as above.
         """
-        scenes = len(images) // 2
+        each = 1 + WRONG
+        scenes = len(ids) // each
+        spoilt = len(images) - scenes
         seen = self.model["vision"](images).last_hidden_state
-        each = len(ids) // scenes
         shown = torch.cat([seen[:scenes].repeat_interleave(each, dim=0), seen[scenes:]])
         read = self.model["text"](
-            input_ids=torch.cat([ids, ids[::each]]),
-            attention_mask=torch.cat([mask, mask[::each]]),
+            input_ids=torch.cat([ids, ids[::each][:spoilt]]),
+            attention_mask=torch.cat([mask, mask[::each][:spoilt]]),
             encoder_hidden_states=shown,
         ).last_hidden_state
         rewards = self.model["mlp"](read[:, 0])[:, 0]
         said, worse = rewards[: len(ids)].unflatten(0, (scenes, each)), rewards[len(ids) :]
-        told, kept = said[:, :1] - said[:, 1:], said[:, 0] - worse
+        told, kept = said[:, :1] - said[:, 1:], said[:spoilt, 0] - worse
         hints, more = self.hints(seen[:, 1:], seen[:, 0], patches, ground, clean)
         loss = F.softplus(-told).mean() + F.softplus(-kept).mean() + 0.01 * rewards.square().mean()
         extras = {"right": (told > 0).float().mean(), "preferred": (kept > 0).float().mean(), "hints": hints}
@@ -145,19 +148,15 @@ class RewardTask:
             self._tokenizer = make_tokenizer(path)
 
     def batch(self, draw: Draw) -> dict[str, Tensor]:
-        """Return clean and spoilt pictures and, for each scene, the right caption, near ones and another scene's."""
+        """Return pictures, damaged copies of some, and for each scene the right caption and wrong ones."""
         drawn, roll = self.stream.take(draw)
         images = [one.image for one in drawn]
-        right = [caption(one.scene) for one in drawn]
-        spoilt: list[Picture] = []
-        captions: list[str] = []
-        for i, one in enumerate(drawn):
-            spoilt.append(spoil(one.image, roll.pick(SPOILS), roll, images[i - 1]))
-            captions += [right[i], *wrong_captions(one.scene, roll, WRONG), right[i - 1]]
-        hints = hint_tensors(drawn, self.config["vision"]["patch"])
-        clean = torch.cat([torch.ones(len(drawn)), torch.zeros(len(drawn))])
-        doubled = {name: torch.cat([tensor, tensor]) for name, tensor in hints.items()}
-        return {"images": pixels([*images, *spoilt]), "clean": clean, **self._tokens(captions), **doubled}
+        count = max(1, round(SPOILT_SHARE * len(images)))
+        spoilt = [spoil(images[i], roll.pick(SPOILS), roll, images[i - 1]) for i in range(count)]
+        captions = [t for one in drawn for t in (caption(one.scene), *wrong_captions(one.scene, roll, WRONG, HARD))]
+        hints = hint_tensors([*drawn, *drawn[:count]], self.config["vision"]["patch"])
+        clean = torch.cat([torch.ones(len(images)), torch.zeros(count)])
+        return {"images": pixels([*images, *spoilt]), "clean": clean, **self._tokens(captions), **hints}
 
     def _tokens(self, captions: Sequence[str]) -> dict[str, Tensor]:
         encoded = self._tokenizer(list(captions), padding="longest", return_tensors="pt")

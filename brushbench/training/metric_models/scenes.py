@@ -26,6 +26,7 @@ from brushbench.types import Picture
 
 __all__ = [
     "ATTRIBUTES",
+    "HARD",
     "SPOILS",
     "STREAMS",
     "Drawn",
@@ -40,6 +41,7 @@ __all__ = [
 
 STREAMS = {"clip": 1001, "aesthetic": 1002, "hps": 1003, "image_reward": 1004, "lpips": 1005}
 ATTRIBUTES = ("colour", "shape", "size", "relation", "background", "tone", "style")
+HARD = (*("shape", "relation") * 3, "style")  # what the two reward models learn last, by lots
 SPOILS = ("blur", "noise", "jpeg", "cast", "paste", "seam")
 PATCH = 8  # pixels; the grid on which the hints name objects
 _HUES = ((1.0, 0.1, 0.1), (1.0, 0.9, 0.1), (0.1, 0.9, 0.2), (0.1, 0.9, 1.0), (0.2, 0.2, 1.0), (1.0, 0.2, 0.9))
@@ -149,10 +151,17 @@ def alternatives(scene: Scene) -> dict[str, list[str]]:
     return {name: captions for name, captions in found.items() if captions}
 
 
-def wrong_captions(scene: Scene, roll: Dice, count: int) -> list[str]:
-    """Return captions that are wrong by one attribute: the attribute is rolled first, so that each counts alike."""
+def wrong_captions(scene: Scene, roll: Dice, count: int, more: Sequence[str] = ()) -> list[str]:
+    """Return captions that are wrong by one attribute, which is rolled first.
+
+    Args:
+        scene: what the right caption would name.
+        roll: where the choices come from.
+        count: captions.
+        more: attributes that get further lots beside the one that each has, such as ``HARD``.
+    """
     known = alternatives(scene)
-    names = tuple(known)
+    names = (*known, *(name for name in more if name in known))
     return [roll.pick(known[roll.pick(names)]) for _ in range(count)]
 
 
