@@ -162,6 +162,7 @@ class _SquareHole(HoleSource):
         return str(self.path)
 
     def draw(self, height: int, width: int) -> Hole:
+        """Return the hole, bool (height, width), True = repaint; the picture has that size."""
         if not self.path.is_file():
             raise UnusableError(f"the mask {self.path} is missing", "Put it there")
         with open_picture(self.path, str(self.path)) as picture:
