@@ -31,6 +31,7 @@ __all__ = ["BranchOptions", "BrushNetPipelineMixin", "Window", "steered"]
 
 # How the published fork's model_index.json names the branch. Ours says the same, so that the fork loads it too.
 PUBLISHED_COMPONENT = ("diffusers", "BrushNetModel")
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class BrushNetPipelineMixin:
             branch: those options.
         """
         self._check_parts(stock, branch)
+        _check_choices(stock["output_type"], stock.get("denoising_end"))
         prompts = count_prompts(stock["prompt"], stock["prompt_embeds"])
         guided = stock["guidance_scale"] > 1 and self.unet.config.time_cond_proj_dim is None
         self._check_text(stock, guided)
@@ -186,6 +188,18 @@ class BrushNetPipelineMixin:
             ):
                 if lacking:
                     raise ValueError(f"The pipeline has no vae; pass {wanted}, or load the missing part.")
+
+
+def _check_choices(output_type: object, denoising_end: object) -> None:
+    """Refuse values that the stock pipelines pass over in silence, as if another had been asked for.
+
+    Raises:
+        ValueError: an unknown ``output_type``, or a ``denoising_end`` that is no number in (0, 1].
+    """
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"Got output_type={output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}.")
+    if denoising_end is not None and not (isinstance(denoising_end, Real) and 0 < float(denoising_end) <= 1):
+        raise ValueError(f"Got denoising_end={denoising_end!r}; expected a share above 0 and at most 1.")
 
 
 def _one_number(name: str, value: object) -> float:

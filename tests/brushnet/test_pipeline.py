@@ -433,6 +433,7 @@ COND = torch.zeros(1, 5, 4, 4)
         ({"num_images_per_prompt": 0}, ValueError, "num_images_per_prompt=0; expected at least 1"),
         ({"num_images_per_prompt": None}, TypeError, "num_images_per_prompt=None; expected a whole number"),
         ({"height": 32.0}, TypeError, "height=32.0; expected a whole number"),
+        ({"output_type": "PIL"}, ValueError, "output_type='PIL'; expected one of pil, np, pt, latent"),
         ({"conditioning_latents": COND * float("nan")}, ValueError, "residuals hold NaN"),
     ],
 )

@@ -225,5 +225,8 @@ def test_bad_input_gets_one_clear_sentence(pipe, call):
         run(pipe, call, width=20)
     with pytest.raises(ValueError, match="2 images for 1 prompts"):
         run(pipe, call, image=[call["image"]] * 2)
+    for share in (0.0, 1.5, "0.5"):
+        with pytest.raises(ValueError, match=f"denoising_end={share!r}; expected a share above 0"):
+            run(pipe, call, denoising_end=share)
     with pytest.raises(ValueError, match="different base models"):
         make_xl_pipe(brushnet=make_branch(make_unet("sd")))
