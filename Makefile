@@ -30,6 +30,7 @@ TRAIN = $(BIN)/brushbench train
 FAST := --mixed-precision bf16 --resume
 BRANCH := --batch-size 32 --half $(FAST)
 FIRST := $(OUT)/tiny/first
+JUDGE = $(TRAIN) metrics --cache-scenes 0 $(FAST)
 LAST := --warmup 30 --ema-decay 0.99 $(BRANCH)
 tiny: $(VENV)/.dev
 	$(TRAIN) vae --out $(OUT)/tiny/vae $(FAST)
@@ -43,7 +44,10 @@ tiny: $(VENV)/.dev
 		--init-from $(FIRST)/segmentation/model $(LAST)
 	$(TRAIN) brushnet --out $(OUT)/tiny/brushnet_random --masks random --learning-rate 6e-4 --max-steps 4000 \
 		--init-from $(FIRST)/random/model $(LAST)
-	$(TRAIN) metrics --out $(OUT)/tiny/metrics $(FAST)
+	for model in clip aesthetic hps lpips; do $(JUDGE) --which $$model --out $(OUT)/tiny/metrics || exit 1; done
+	$(JUDGE) --which image_reward --out $(FIRST)
+	$(JUDGE) --which image_reward --out $(OUT)/tiny/metrics --init-from $(FIRST)/image_reward/model \
+		--learning-rate 4e-4 --max-steps 8400
 	$(TRAIN) collect $(OUT)/tiny
 	$(BIN)/python tests/benchmarks/tiny_base.py
 	$(BIN)/python tests/benchmarks/tiny_brushnet.py --out $(OUT)/tiny/measured

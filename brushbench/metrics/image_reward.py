@@ -171,7 +171,12 @@ def original_name(name: str) -> Recipe:
     return (original,), lambda tensor: tensor
 
 
-def _parameters(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def stored_parameters(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of a model of :func:`build_model`, whose own is ``expected``, from a published file's tensors.
+
+    Raises:
+        WeightsError: keys or shapes that do not fit.
+    """
     return assemble(expected, found, original_name, what=IMAGE_REWARD.what, spare=lambda key: key == COUNTER)
 
 
@@ -238,7 +243,7 @@ class ImageReward(ModelMetric):
         self._config = find_config(self.weights)
         self._vocabulary = _vocabulary(self.weights, self._config["text"]["vocab_size"])
         self._key = f"image_reward {self.weights.sha256} {self._config} {self.device} {dtype}"
-        _parameters(self._empty().state_dict(), read_shapes(self.weights.path))
+        stored_parameters(self._empty().state_dict(), read_shapes(self.weights.path))
 
     def describe(self) -> Mapping[str, JSON]:
         """Return settings and weight SHA-256: the column's identity."""
@@ -254,7 +259,7 @@ class ImageReward(ModelMetric):
         import torch
 
         model = self._empty()
-        tensors = _parameters(model.state_dict(), read_tensors(self.weights.path))
+        tensors = stored_parameters(model.state_dict(), read_tensors(self.weights.path))
         materialise(model, tensors, what=IMAGE_REWARD.what, device=self.device, dtype=self.torch_dtype)
         positions = torch.arange(self._config["text"]["max_position_embeddings"], device=self.device)
         model.get_submodule("text.embeddings").position_ids = positions.unsqueeze(0)

@@ -211,6 +211,10 @@ def metrics(
     clip: Annotated[
         Path | None, typer.Option(help="Trained CLIP that aesthetic and hps start from; default OUT/clip/model.")
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="Trained image_reward to go on from: steps are counted on, optimizer and rate begin anew."),
+    ] = None,
     cache_scenes: Cache = 20480,
     seed: Seed = 0,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; none: each model's own.")] = None,
@@ -226,6 +230,7 @@ def metrics(
     cpu: Cpu = False,
 ) -> None:
     """Train the small models behind clip_score, aesthetic, hps, image_reward and lpips."""
+    from brushbench.training.base import steps_of
     from brushbench.training.loop import FitConfig
     from brushbench.training.metric_models import ORDER, recipe_of, train_metric_model
 
@@ -234,11 +239,13 @@ def metrics(
         config = FitConfig(
             out / name, seed, max_steps or recipe.max_steps, batch_size or recipe.batch_size, 1,
             recipe.learning_rate if learning_rate is None else learning_rate,
-            recipe.warmup, recipe.weight_decay, recipe.ema_decay,
+            recipe.warmup, recipe.weight_decay, recipe.ema_decay, first_step=steps_of(init_from) if init_from else 0,
             max_minutes=max_minutes, resume=resume, save_every=save_every, log_every=log_every,
             picture_every=picture_every, mixed_precision=mixed_precision, tensorboard=tensorboard, cpu=cpu,
         )  # fmt: skip
-        result = train_metric_model(name, config, clip=clip or out / "clip" / "model", cache_scenes=cache_scenes)
+        result = train_metric_model(
+            name, config, clip=clip or out / "clip" / "model", init_from=init_from, cache_scenes=cache_scenes
+        )
         _report(config, result)
 
 

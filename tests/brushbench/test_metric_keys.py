@@ -30,7 +30,7 @@ def test_image_reward():
     assert len(keys) == 625
     with torch.device("meta"):
         model = image_reward.build_model(image_reward.find_config(NOWHERE))
-    made = image_reward._parameters(model.state_dict(), keys)
+    made = image_reward.stored_parameters(model.state_dict(), keys)
     assert made.keys() == model.state_dict().keys()
     assert set(keys) - {image_reward.original_name(name)[0][0] for name in made} <= {image_reward.COUNTER}
     parts = {part: sum(name.startswith(f"{part}.") for name in made) for part in ("vision", "text", "mlp")}
@@ -93,8 +93,8 @@ def test_one_key_too_few_or_too_many_is_refused():
         expected = image_reward.build_model(image_reward.find_config(NOWHERE)).state_dict()
     dropped = keys.pop("mlp.layers.7.bias")
     with pytest.raises(WeightsError, match=r"mlp\.layers\.7\.bias"):
-        image_reward._parameters(expected, keys)
+        image_reward.stored_parameters(expected, keys)
     keys["mlp.layers.7.bias"] = dropped
     keys["mlp.layers.8.bias"] = dropped
     with pytest.raises(WeightsError, match=r"mlp\.layers\.8\.bias"):
-        image_reward._parameters(expected, keys)
+        image_reward.stored_parameters(expected, keys)

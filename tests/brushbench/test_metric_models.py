@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import brushbench
@@ -15,6 +16,7 @@ from brushbench.training import metric_models
 from brushbench.training.commands import app
 from brushbench.training.family import collect
 from brushbench.training.loop import Draw
+from brushbench.training.metric_models.image_reward import FAR_STEPS
 from brushbench.training.metric_models.scenes import ATTRIBUTES, SPOILS, SceneStream, alternatives, spoil
 from brushbench.types import Sample
 from tests.brushbench.trainings import config
@@ -76,6 +78,29 @@ def test_family_is_small_and_listed_whole(family):
     assert {"metrics/clip/weights.safetensors", "metrics/lpips/training.json", "metrics/hps/log.csv"} <= set(listed)
 
 
+def test_a_reward_model_goes_on_from_its_weights_with_new_scenes(family, tmp_path):
+    from safetensors.torch import load_file
+
+    source = family / "image_reward"
+    options = ["--init-from", str(source), "--max-steps", "2", "--learning-rate", "0", "--batch-size", "2", "--cpu"]
+    result = CliRunner().invoke(app, ["metrics", "--which", "image_reward", "--out", str(tmp_path), *options])
+    assert result.exit_code == 0, result.output
+    made = tmp_path / "image_reward" / "model"
+    before, after = load_file(source / "weights.safetensors"), load_file(made / "weights.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert json.loads((made / "training.json").read_text())["step"] == 2  # one step before, one here
+
+
+def test_a_reward_model_meets_other_scenes_captions_first_and_near_ones_later():
+    task = metric_models.make_task("image_reward")
+    for step, other in ((0, True), (FAR_STEPS, False)):
+        ids = task.batch(Draw(0, step, 0, 4))["ids"].unflatten(0, (4, -1))
+        assert ids.shape[1] == 5
+        last = [torch.equal(ids[i, -1], ids[i - 1, 0]) for i in range(4)]
+        assert all(last) if other else not any(last)
+
+
 def test_wrong_captions_are_wrong_by_the_attribute_they_name():
     drawn, _ = SceneStream("clip").take(Draw(0, 0, 0, 40))
     seen = set()
@@ -121,5 +146,9 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(tmp_path):
         metric_models.train_metric_model("clip", config(tmp_path, batch_size=1))
     with pytest.raises(MissingWeightsError, match="--clip"):
         metric_models.make_task("aesthetic", clip=tmp_path)
+    with pytest.raises(UsageError, match="--init-from is for image_reward; lpips"):
+        metric_models.make_task("lpips", init_from=tmp_path)
+    with pytest.raises(MissingWeightsError, match=r"--init-from .* holds no weights"):
+        metric_models.make_task("image_reward", init_from=tmp_path)
     with pytest.raises(MissingWeightsError, match="holds none of base"):
         collect(tmp_path, tmp_path / "into")

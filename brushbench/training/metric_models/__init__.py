@@ -42,7 +42,7 @@ class Recipe:
 RECIPES = {
     "clip": Recipe(2600, 64, 1e-3, warmup=200),
     "aesthetic": Recipe(500, 64, 5e-2, warmup=20, weight_decay=0.0, ema_decay=0.98),
-    "hps": Recipe(800, 48, 5e-4),
+    "hps": Recipe(1600, 48, 5e-4),
     "image_reward": Recipe(4000, 32, 8e-4, warmup=200),
     "lpips": Recipe(700, 48, 6e-4),
 }
@@ -59,27 +59,33 @@ def recipe_of(which: str) -> Recipe:
     return RECIPES[which]
 
 
-def make_task(which: str, *, seed: int = 0, clip: Path | None = None, cache_scenes: int = 0) -> Task:
+def make_task(
+    which: str, *, seed: int = 0, clip: Path | None = None, init_from: Path | None = None, cache_scenes: int = 0
+) -> Task:
     """Return what is trained, with its first weights; they follow from the seed.
 
     Args:
         which: one of ``ORDER``.
         seed: of the first weights.
         clip: folder of the trained CLIP, which ``aesthetic`` judges with and ``hps`` starts from.
+        init_from: folder of a trained ``image_reward`` to go on from.
         cache_scenes: see :class:`brushbench.training.metric_models.scenes.SceneStream`.
 
     Raises:
         UnknownNameError: no such model.
-        MissingWeightsError: a CLIP is needed and is not there.
+        MissingWeightsError: a CLIP is needed and is not there, or nothing lies in ``init_from``.
+        UsageError: ``init_from`` with another model than ``image_reward``.
     """
     from brushbench.training.metric_models import clip as clips
-    from brushbench.training.metric_models.image_reward import REWARD_CONFIG, RewardTask, small_reward
+    from brushbench.training.metric_models.image_reward import REWARD_CONFIG, RewardTask, load_reward, small_reward
     from brushbench.training.metric_models.lpips import LpipsTask
     from brushbench.training.metric_models.scenes import SceneStream
 
     recipe_of(which)  # refuses an unknown name
     if which in ("aesthetic", "hps") and clip is None:
         raise MissingWeightsError(f"{which} starts from a trained CLIP: pass its folder as --clip.")
+    if init_from and which != "image_reward":
+        raise UsageError(f"--init-from is for image_reward; {which} does not read it (hps goes on from --clip FOLDER).")
     torch.manual_seed(seed)
     stream = SceneStream(which, cache_scenes)
     if which == "clip":
@@ -89,24 +95,34 @@ def make_task(which: str, *, seed: int = 0, clip: Path | None = None, cache_scen
     if which == "hps":
         return clips.ClipTask(*clips.hps_from_clip(clip or Path()), stream, preference=True)
     if which == "image_reward":
-        return RewardTask(small_reward(REWARD_CONFIG), REWARD_CONFIG, stream)
+        model = load_reward(init_from) if init_from else small_reward(REWARD_CONFIG)
+        return RewardTask(model, REWARD_CONFIG, stream)
     return LpipsTask(stream)
 
 
-def train_metric_model(which: str, config: FitConfig, *, clip: Path | None = None, cache_scenes: int = 0) -> FitResult:
+def train_metric_model(
+    which: str,
+    config: FitConfig,
+    *,
+    clip: Path | None = None,
+    init_from: Path | None = None,
+    cache_scenes: int = 0,
+) -> FitResult:
     """Train one model; its folder ends under ``config.out / "model"``.
 
     Args:
         which: one of ``ORDER``.
         config: how to train; ``RECIPES`` holds what was chosen for each.
         clip: see :func:`make_task`.
+        init_from: see :func:`make_task`.
         cache_scenes: see :func:`make_task`.
 
     Raises:
-        UsageError: a batch of one scene, which leaves nothing to compare with.
+        UsageError: a batch of one scene, which leaves nothing to compare with; or see :func:`make_task`.
         UnknownNameError: no such model.
-        MissingWeightsError: a CLIP is needed and is not there.
+        MissingWeightsError: see :func:`make_task`.
     """
     if config.batch_size < 2:
         raise UsageError(f"Judges learn by comparing scenes: batch size {config.batch_size} is less than 2.")
-    return fit(make_task(which, seed=config.seed, clip=clip, cache_scenes=cache_scenes), config)
+    task = make_task(which, seed=config.seed, clip=clip, init_from=init_from, cache_scenes=cache_scenes)
+    return fit(task, config)

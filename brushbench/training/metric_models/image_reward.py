@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brushbench.metrics.image_reward import build_model, make_tokenizer, original_name
+from brushbench.errors import MissingWeightsError
+from brushbench.metrics.image_reward import build_model, make_tokenizer, original_name, stored_parameters
 from brushbench.scenes import caption, words
 from brushbench.training.loop import Draw
 from brushbench.training.metric_models.clip import spoilt_sheet
@@ -28,8 +29,9 @@ from brushbench.training.metric_models.scenes import (
     wrong_captions,
 )
 from brushbench.types import Picture
+from brushbench.weights import read_tensors
 
-__all__ = ["REWARD_CONFIG", "RewardTask", "small_reward", "vocabulary"]
+__all__ = ["REWARD_CONFIG", "RewardTask", "load_reward", "small_reward", "vocabulary"]
 
 REWARD_CONFIG: dict[str, dict[str, Any]] = {
     "vision": {
@@ -51,7 +53,8 @@ REWARD_CONFIG: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 40,
     },
 }
-WRONG = 4  # captions a scene that differ from the right one in one attribute
+WRONG = 4  # captions a scene; they differ from the right one in one attribute
+FAR_STEPS = 4000  # so long one of them is another scene's: with near ones alone the model never begins to read
 SPOILT_SHARE = 0.25  # of the scenes come with a damaged copy: damage is learnt early
 HINT_WEIGHT = 0.5
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -74,6 +77,21 @@ def small_reward(config: Mapping[str, Mapping[str, Any]]) -> nn.Module:
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
+    return model
+
+
+def load_reward(folder: Path) -> nn.Module:
+    """Return a trained model of :data:`REWARD_CONFIG`'s sizes, in float32, from the folder that ``save`` wrote.
+
+    Raises:
+        MissingWeightsError: no such folder.
+        WeightsError: weights of another size.
+    """
+    path = folder / "weights.safetensors"
+    if not path.is_file():
+        raise MissingWeightsError(f"--init-from {folder} holds no weights.safetensors. Give a trained image_reward.")
+    model = small_reward(REWARD_CONFIG)
+    model.load_state_dict(stored_parameters(model.state_dict(), read_tensors(path)))
     return model
 
 
@@ -153,7 +171,13 @@ class RewardTask:
         images = [one.image for one in drawn]
         count = max(1, round(SPOILT_SHARE * len(images)))
         spoilt = [spoil(images[i], roll.pick(SPOILS), roll, images[i - 1]) for i in range(count)]
-        captions = [t for one in drawn for t in (caption(one.scene), *wrong_captions(one.scene, roll, WRONG, HARD))]
+        right = [caption(one.scene) for one in drawn]
+        captions: list[str] = []
+        for i, one in enumerate(drawn):
+            if draw.step < FAR_STEPS:
+                captions += [right[i], *wrong_captions(one.scene, roll, WRONG - 1), right[i - 1]]
+            else:
+                captions += [right[i], *wrong_captions(one.scene, roll, WRONG, HARD)]
         hints = hint_tensors([*drawn, *drawn[:count]], self.config["vision"]["patch"])
         clean = torch.cat([torch.ones(len(images)), torch.zeros(count)])
         return {"images": pixels([*images, *spoilt]), "clean": clean, **self._tokens(captions), **hints}
