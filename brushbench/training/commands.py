@@ -213,7 +213,9 @@ def metrics(
     ] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(help="Trained image_reward to go on from: steps are counted on, optimizer and rate begin anew."),
+        typer.Option(
+            help="Trained hps or image_reward to go on from: steps are counted on, optimizer and rate begin anew."
+        ),
     ] = None,
     cache_scenes: Cache = 20480,
     seed: Seed = 0,

@@ -78,14 +78,15 @@ def test_family_is_small_and_listed_whole(family):
     assert {"metrics/clip/weights.safetensors", "metrics/lpips/training.json", "metrics/hps/log.csv"} <= set(listed)
 
 
-def test_a_reward_model_goes_on_from_its_weights_with_new_scenes(family, tmp_path):
+@pytest.mark.parametrize("name", ["hps", "image_reward"])
+def test_a_preference_model_goes_on_from_its_weights_with_new_scenes(family, tmp_path, name):
     from safetensors.torch import load_file
 
-    source = family / "image_reward"
+    source = family / name
     options = ["--init-from", str(source), "--max-steps", "2", "--learning-rate", "0", "--batch-size", "2", "--cpu"]
-    result = CliRunner().invoke(app, ["metrics", "--which", "image_reward", "--out", str(tmp_path), *options])
+    result = CliRunner().invoke(app, ["metrics", "--which", name, "--out", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
-    made = tmp_path / "image_reward" / "model"
+    made = tmp_path / name / "model"
     before, after = load_file(source / "weights.safetensors"), load_file(made / "weights.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -146,7 +147,7 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(tmp_path):
         metric_models.train_metric_model("clip", config(tmp_path, batch_size=1))
     with pytest.raises(MissingWeightsError, match="--clip"):
         metric_models.make_task("aesthetic", clip=tmp_path)
-    with pytest.raises(UsageError, match="--init-from is for image_reward; lpips"):
+    with pytest.raises(UsageError, match="--init-from is for hps and image_reward; lpips"):
         metric_models.make_task("lpips", init_from=tmp_path)
     with pytest.raises(MissingWeightsError, match=r"--init-from .* holds no weights"):
         metric_models.make_task("image_reward", init_from=tmp_path)

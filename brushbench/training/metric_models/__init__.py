@@ -68,13 +68,13 @@ def make_task(
         which: one of ``ORDER``.
         seed: of the first weights.
         clip: folder of the trained CLIP, which ``aesthetic`` judges with and ``hps`` starts from.
-        init_from: folder of a trained ``image_reward`` to go on from.
+        init_from: folder of a trained ``hps`` or ``image_reward`` to go on from.
         cache_scenes: see :class:`brushbench.training.metric_models.scenes.SceneStream`.
 
     Raises:
         UnknownNameError: no such model.
         MissingWeightsError: a CLIP is needed and is not there, or nothing lies in ``init_from``.
-        UsageError: ``init_from`` with another model than ``image_reward``.
+        UsageError: ``init_from`` with another model than these two.
     """
     from brushbench.training.metric_models import clip as clips
     from brushbench.training.metric_models.image_reward import REWARD_CONFIG, RewardTask, load_reward, small_reward
@@ -82,18 +82,19 @@ def make_task(
     from brushbench.training.metric_models.scenes import SceneStream
 
     recipe_of(which)  # refuses an unknown name
-    if which in ("aesthetic", "hps") and clip is None:
+    if init_from and which not in ("hps", "image_reward"):
+        raise UsageError(f"--init-from is for hps and image_reward; {which} does not read it.")
+    start = init_from or clip
+    if which in ("aesthetic", "hps") and start is None:
         raise MissingWeightsError(f"{which} starts from a trained CLIP: pass its folder as --clip.")
-    if init_from and which != "image_reward":
-        raise UsageError(f"--init-from is for image_reward; {which} does not read it (hps goes on from --clip FOLDER).")
     torch.manual_seed(seed)
     stream = SceneStream(which, cache_scenes)
     if which == "clip":
         return clips.ClipTask(clips.small_clip(clips.CLIP_CONFIG), clips.CLIP_CONFIG, stream)
     if which == "aesthetic":
-        return clips.AestheticTask(*clips.load_clip(clip or Path()), stream)
+        return clips.AestheticTask(*clips.load_clip(start or Path()), stream)
     if which == "hps":
-        return clips.ClipTask(*clips.hps_from_clip(clip or Path()), stream, preference=True)
+        return clips.ClipTask(*clips.hps_from_clip(start or Path()), stream, preference=True)
     if which == "image_reward":
         model = load_reward(init_from) if init_from else small_reward(REWARD_CONFIG)
         return RewardTask(model, REWARD_CONFIG, stream)
