@@ -270,12 +270,12 @@ def _markdown(table: Table, intervals: bool) -> str:
 
 
 def wide_console() -> Console:
-    """Return a console as wide as the terminal; a pipe or a log has no width of its own and gets 160 columns."""
+    """Return a console as wide as the terminal; a pipe or a log has no width of its own and gets 200 columns."""
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
-        console.width = 160
+        console.width = 200
     return console
 
 
@@ -287,7 +287,7 @@ def _terminal(table: Table, intervals: bool) -> str:
     caption = "\n".join(_notes(table, "below the rule")) or None
     shown = RichTable(title=_title(table), caption=caption, title_justify="left", caption_justify="left")
     for i, name in enumerate(header):
-        shown.add_column(name, justify="right" if i else "left", overflow="fold")
+        shown.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=not i)
     first_reference = next((i for i, row in enumerate(table.rows) if row.reference), len(lines))
     for i, (line, row) in enumerate(zip(lines, table.rows, strict=True)):
         style = "dim" if row.reference else ""
