@@ -54,7 +54,7 @@ REWARD_CONFIG: dict[str, dict[str, Any]] = {
     },
 }
 WRONG = 4  # captions a scene; they differ from the right one in one attribute
-FAR_STEPS = 4000  # so long one of them is another scene's: with near ones alone the model never begins to read
+FAR_STEPS = 4000  # so long one of them is another scene's, which is easily told: see data/tiny/README.md
 SPOILT_SHARE = 0.25  # of the scenes come with a damaged copy: damage is learnt early
 HINT_WEIGHT = 0.5
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
