@@ -28,8 +28,6 @@ __all__ = [
     "PRESETS",
     "SCHEDULERS",
     "Preset",
-    "choose_device",
-    "choose_dtype",
     "decode",
     "describe_base",
     "encode",
@@ -240,37 +238,6 @@ def describe_base(folder: Path) -> Mapping[str, JSON]:
 def _weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     return files or sorted(folder.glob("*.bin"))
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` names.
-
-    Raises:
-        UsageError: there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"There is no device {name!r}. Write auto, cpu, cuda or cuda:1.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device={name!r} asks for CUDA, and torch sees no CUDA device. Write auto or cpu.")
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype that ``auto``, ``float32``, ``float16`` or ``bfloat16`` names; auto is float16 on CUDA.
-
-    Raises:
-        UnknownNameError: no such dtype.
-    """
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if name not in known:
-        raise UnknownNameError("dtype", name, ["auto", *known])
-    return known[name]
 
 
 # ------------------------------------------------------------------------------------------------------------- pixels

@@ -17,8 +17,6 @@ from PIL import Image
 
 from baselines.bases import (
     BATCH,
-    choose_device,
-    choose_dtype,
     decode,
     describe_base,
     find_base,
@@ -32,6 +30,7 @@ from baselines.bases import (
     vae_factor,
 )
 from brushbench import assets
+from brushbench.devices import choose_device, choose_dtype
 from brushbench.errors import BrushbenchError, MissingWeightsError, UsageError, WeightsError
 from brushbench.types import JSON, Capabilities, InpaintRequest, Picture
 from brushbench.weights import sha256_file

@@ -19,8 +19,6 @@ from torch.nn import functional as F
 
 from baselines.bases import (
     BATCH,
-    choose_device,
-    choose_dtype,
     decode,
     describe_base,
     encode,
@@ -33,6 +31,7 @@ from baselines.bases import (
     preset_named,
     vae_factor,
 )
+from brushbench.devices import choose_device, choose_dtype
 from brushbench.types import JSON, Capabilities, InpaintRequest, Picture
 from brushnet.conditioning import draw_noise
 

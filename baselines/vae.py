@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from baselines.bases import (
-    choose_device,
     decode,
     describe_base,
     encode,
@@ -16,6 +15,7 @@ from baselines.bases import (
     pad_to_multiple,
     vae_factor,
 )
+from brushbench.devices import choose_device
 from brushbench.types import JSON, Capabilities, Picture, Sample
 
 

@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable
 from typing import TypeVar
 
-from brushbench.engines import local
+from brushbench import progress
 from brushbench.errors import BrushbenchError
 
 __all__ = ["share"]
@@ -56,7 +56,7 @@ def share(work: Callable[[str], T], count: int) -> T:
 
 
 def _join(work: Callable[[str], object], index: int, count: int, threads: int) -> None:
-    local.show_progress = False
+    progress.show_progress = False
     _settle(index - 1, threads)
     try:
         work(f"{index}/{count}")

@@ -15,10 +15,10 @@ import numpy as np
 
 from brushbench.benchmarks.base import ImageFile, UnusableError, is_file
 from brushbench.config import RunConfig
-from brushbench.engines import local
 from brushbench.engines.shard import Shard
 from brushbench.errors import BrushbenchError, DataError, RunError
 from brushbench.evaluation.plan import Batch, make_plan
+from brushbench.progress import track
 from brushbench.store import PictureRow, RunFolder, State, pixel_sha256
 from brushbench.types import JSON, Benchmark, Capabilities, Picture, Sample, sample_seed
 
@@ -171,7 +171,7 @@ def generate(
                     folder.discard(batch.number)
         left = [batch for batch in mine if not folder.finished(batch.number)]
         first = len(left) == len(plan)
-        for batch in local.track(left, f"{config.name}: generate", lambda b: len(b.indexes)):
+        for batch in track(left, f"{config.name}: generate", lambda b: len(b.indexes)):
             _generate_batch(folder, source, benchmark, config, batch, fail_fast=first)
             first = False
 

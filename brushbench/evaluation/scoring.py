@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brushbench import registry
-from brushbench.engines import local
+from brushbench.devices import check_device
 from brushbench.engines.shard import Shard
 from brushbench.errors import MissingWeightsError, RunError, UnknownNameError, UsageError
 from brushbench.evaluation.loading import load_metric
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.features import Features
-from brushbench.metrics.base import torch_device
+from brushbench.progress import track
 from brushbench.runs import Run
 from brushbench.store import PictureRow, RunFolder, ScoreRow
 from brushbench.types import JSON, PROTOCOLS, Benchmark, Capabilities, Metric, Picture, Sample, Score, Unscored
@@ -57,8 +57,7 @@ class Scoring:
 
     def __post_init__(self) -> None:
         """Refuse weights that no metric reads or that are not there, and such a device, before any work."""
-        if self.device not in ("auto", "cpu"):
-            torch_device(self.device)
+        check_device(self.device)
         for name, place in self.weights.items():
             metric = registry.resolve("metric", name)
             if "weights" not in registry.option_names(metric):
@@ -158,7 +157,7 @@ def _score_columns(
 ) -> None:
     parts = {column: column.part(variants) for column in columns}
     todo = [b for b in batches if any(not folder.part(part, b.number).is_file() for part in parts.values())]
-    for batch in local.track(todo, f"{title}: score", lambda b: len(b.indexes)):
+    for batch in track(todo, f"{title}: score", lambda b: len(b.indexes)):
         rows = folder.rows(batch.number)
         samples = [benchmark[i] for i in batch.indexes]
         pictures = [folder.picture(row) if row.state == "ok" else None for row in rows]

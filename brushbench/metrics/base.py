@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from brushbench.devices import DTYPES, choose_device
 from brushbench.errors import UnknownNameError, UsageError, WeightsError
 from brushbench.types import JSON, Picture, Region, Sample, Score, Unscored
 from brushbench.weights import Needs, WeightFile, resolve
@@ -32,10 +33,8 @@ __all__ = [
     "PublishedDefectWarning",
     "at_reference_size",
     "in_groups",
-    "torch_device",
 ]
 
-DTYPES = ("float32", "float16", "bfloat16")
 NOTHING_KEPT = Unscored("nothing kept: the hole is the whole picture")
 
 
@@ -198,7 +197,7 @@ class ModelMetric(BaseMetric):
             raise UnknownNameError("dtype", dtype, DTYPES)
         self.dtype = dtype
         self.weights: WeightFile = resolve(weights, self.needs[0])
-        self.device = torch_device(device)
+        self.device = choose_device(device)
         self._own: Features | None = None
         self._warned: set[str] = set()
         self._cut: set[str] = set()
@@ -257,22 +256,3 @@ def in_groups(pictures: Sequence[Picture], limit: int = 16) -> Iterator[list[int
     for indexes in by_size.values():
         for start in range(0, len(indexes), limit):
             yield indexes[start : start + limit]
-
-
-def torch_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is CUDA where there is one.
-
-    Raises:
-        UsageError: no such device, or none on this machine.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"There is no device {name!r}. Write auto, cpu, cuda or cuda:1.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device={name!r} asks for CUDA, and torch sees no CUDA device. Write auto or cpu.")
-    return device

@@ -164,7 +164,7 @@ def test_data_preview_draws_a_row_a_picture(tmp_path: Path) -> None:
         (["eval", "-m", "telea", "--bench", "photos", "--data", "."], "'photos' is embedded. Leave --data out"),
         (["eval", "-m", "telea", "--bench", ".", "--data", "."], "Leave one of them out"),
         (["eval", "-m", "telea", "--bench", "brushbench"], "Name its folder with --data"),
-        (["eval", "-m", "telea", "--device", "gpu", "--metrics", "psnr"], "There is no device 'gpu'"),
+        (["eval", "-m", "telea", "--device", "gpu", "--metrics", "psnr"], "Unknown device 'gpu'"),
         (["score", "telea", "--split", "inside"], "--split: a run's folder says that itself"),
         (["inpaint", "p.png", "m.png", "--blend", "blurr"], "Did you mean 'blur'?"),
         (["inpaint", "p.png", "m.png", "-o", "no/o.png"], "there is no folder no. Make it"),

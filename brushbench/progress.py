@@ -1,4 +1,4 @@
-"""The local engine: one process, one batch after the other, with its progress shown."""
+"""Progress: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
