@@ -1,0 +1,59 @@
+"""The command line: parses, calls one recipe, prints. Nothing heavy is imported before a command needs it.
+
+One module per group of commands, each with an ``app``; what several commands share is in ``options`` and ``console``.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from brushbench import __version__
+from brushbench.cli import data, eval, score, show  # noqa: A004 - the command's own name
+from brushbench.cli.console import say
+from brushbench.errors import BrushbenchError
+from brushbench.training.commands import app as training_app
+
+__all__ = ["app", "main"]
+
+NOT_OUR_FAULT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
+
+app = typer.Typer(
+    name="brushbench",
+    help="Measure text-guided image inpainting: run methods over benchmarks, score them, compare them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Example: [bold]brushbench eval --model telea --model ns --bench photos[/]",
+)
+for commands in (eval, score, show):
+    app.add_typer(commands.app)
+app.add_typer(data.app, name="data")
+app.add_typer(training_app, name="train")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; an error of ours becomes one sentence and its exit code."""
+    try:
+        app()
+    except BrushbenchError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Exception as error:  # the interpreter's own exit code, 1, means a quality regression here
+        if isinstance(error, OSError) and error.errno in NOT_OUR_FAULT:
+            say(f"error: {error}. Free space or mend permissions there; the same command then continues.")
+        else:
+            import traceback
+
+            traceback.print_exc()
+        sys.exit(BrushbenchError.exit_code)

@@ -1,0 +1,75 @@
+"""What commands print, and what they refuse before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from brushbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from brushbench.runs import Run
+
+__all__ = ["check_output", "print_table", "say", "say_unavailable", "show_runs"]
+
+
+def say(sentence: str) -> None:
+    """Print a sentence for a person to stderr; stdout is for tables."""
+    typer.echo(sentence, err=True)
+
+
+def check_output(file: Path) -> None:
+    """Refuse a place where no file can be written before any work is done for it.
+
+    Raises:
+        UsageError: a folder, or a folder that is missing.
+    """
+    if file.is_dir():
+        raise UsageError(f"--output {file} is a folder. Name a file in it.")
+    if not file.parent.is_dir():
+        raise UsageError(f"--output {file}: there is no folder {file.parent}. Make it, or write elsewhere.")
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print rows of plain text under a header."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from brushbench.leaderboard import wide_console
+
+    table = Table(show_lines=any("\n" in cell for row in rows for cell in row))
+    for name in header:
+        table.add_column(name, overflow="fold", no_wrap=name == header[0])
+    for row in rows:
+        table.add_row(*map(escape, row))
+    wide_console().print(table)
+
+
+def show_runs(runs: list[Run], protocol: str, intervals: bool) -> None:
+    """Print the leaderboard of runs, and how many images of each are in which state."""
+    from brushbench.leaderboard import make_tables, render
+
+    tables = make_tables(runs, protocol)
+    if tables:
+        typer.echo(render(tables, "table", intervals))
+    say_unavailable(runs)
+    for run in runs:
+        counts = run.pictures()
+        left = counts["planned"] - sum(n for state, n in counts.items() if state != "planned")
+        if left:
+            say(f"{run.config.name}: {left} images are still to be generated, by the other shards.")
+        say(f"{run.config.name}: {', '.join(f'{n} {state}' for state, n in counts.items() if n)}; run in {run.path}")
+
+
+def say_unavailable(runs: list[Run]) -> None:
+    """Name the metrics that are in no column, once each, with the way to get them."""
+    reasons: dict[str, list[str]] = {}
+    for run in runs:
+        for column, header in run.metrics.items():
+            names = reasons.setdefault(header["unavailable"], []) if "unavailable" in header else []
+            if column.partition("@")[0] not in names:
+                names.append(column.partition("@")[0])
+    for reason, names in reasons.items():
+        say(f"Unavailable: {', '.join(names)}. {reason}")

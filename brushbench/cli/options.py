@@ -1,0 +1,170 @@
+"""Options that several commands share, in groups; one decorator puts a group's options on a command.
+
+::
+
+    @dataclass(frozen=True)
+    class Fit:
+        '''How a model is trained.'''
+
+        panel: ClassVar[str] = "Training"
+        seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 0
+
+    @app.command()
+    @shared_options
+    def vae(fit: Fit) -> None: ...   # brushbench train vae --seed 3
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from copy import copy
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
+
+import typer
+from typer.models import OptionInfo
+
+__all__ = ["DataOptions", "MachineOptions", "MethodOptions", "RunOptions", "ScoreOptions", "TableOptions"]
+__all__ += ["shared_options"]
+
+
+def shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace each parameter that is annotated with a dataclass by that dataclass's fields, as keyword options.
+
+    The command is called with the dataclass, made of what was given. ``panel`` of the dataclass is the heading of its
+    options in ``--help``.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            parameters += _parameters(groups[parameter.name])
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    # Typer reads these two; without a default first, so that required options need no special place.
+    parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def _parameters(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    found = []
+    for field in fields(group):
+        kind, option = get_args(hints[field.name])
+        option = copy(option)
+        if isinstance(option, OptionInfo):
+            option.rich_help_panel = option.rich_help_panel or group.panel
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        found.append(
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Which methods."""
+
+    panel: ClassVar[str] = "Method"
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", help="Method with its options: NAME or NAME,option=value. Repeatable."),
+    ]
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="tiny, sd15, sdxl: weights of every --model that takes a preset.")
+    ] = None
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Label of the --model at the same place. Repeatable.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which benchmark, and how much of it."""
+
+    panel: ClassVar[str] = "Benchmark"
+    bench: Annotated[
+        str | None,
+        typer.Option("--bench", "-b", help="A name (see `list benchmarks`) or a folder. Default: an embedded one."),
+    ] = None
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of the benchmark, where it is not embedded.")] = (
+        None
+    )
+    split: Annotated[str, typer.Option("--split", help="all, or inside, outside, brush; several with commas.")] = "all"
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="First N images of the manifest, for every split.")
+    ] = None
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad records out and count them.")] = False
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How images are generated, and where they are kept."""
+
+    panel: ClassVar[str] = "Run"
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")] = 1234
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Images per sample.")] = 1
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Batch size; changing it starts a new run.")
+    ] = 4
+    negative_prompt: Annotated[str, typer.Option("--negative-prompt", help="Given with every request.")] = ""
+    shard: Annotated[str | None, typer.Option("--shard", help="i/n: generate part i of n only.")] = None
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", "-j", min=1, help="Processes of this machine that share the work; one per GPU."),
+    ] = 1
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Parent folder of the runs. Default: runs/BENCHMARK.")
+    ] = None
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Generate failed images again.")] = False
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is scored."""
+
+    panel: ClassVar[str] = "Scoring"
+    metrics: Annotated[str, typer.Option("--metrics", help="auto, none, or names: psnr,lpips@brushnet-paper.")] = "auto"
+    variants: Annotated[str, typer.Option("--variants", help="auto, or raw, blended, pasted, raw+jpeg75.")] = "auto"
+    weights: Annotated[
+        list[str] | None,
+        typer.Option("--weights", help="METRIC=PATH or METRIC=HUB_ID: where its weights are. Repeatable."),
+    ] = None
+    low_memory: Annotated[bool, typer.Option("--low-memory", help="Keep one metric model in memory at a time.")] = False
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How the table is shown."""
+
+    panel: ClassVar[str] = "Table"
+    protocol: Annotated[str, typer.Option("--protocol", help="standard, or brushnet-paper beside published rows.")] = (
+        "standard"
+    )
+    intervals: Annotated[bool, typer.Option("--intervals", help="Show the 95 % interval behind each mean.")] = False
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Where methods and metrics compute."""
+
+    panel: ClassVar[str] = "Machine"
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto"
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="auto, float32, float16, bfloat16: of the method's weights.")
+    ] = "auto"

@@ -1,0 +1,80 @@
+"""``score``: columns for images that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brushbench.cli.console import say, show_runs
+from brushbench.cli.data import load
+from brushbench.cli.options import DataOptions, ScoreOptions, TableOptions, shared_options
+from brushbench.errors import UsageError
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples: [bold]brushbench score runs/photos/telea --metrics lpips --weights lpips=squeezenet.pth[/] · "
+    "[bold]brushbench score --images out/ --bench photos --name mine[/]"
+)
+@shared_options
+def score(
+    data: DataOptions,
+    scoring: ScoreOptions,
+    table: TableOptions,
+    run: Annotated[Path | None, typer.Argument(help="A run's folder, to add or redo columns.")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="DIR/SPLIT/ID.png: images generated elsewhere.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Label of --images in tables.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Parent folder of the run. Default: runs/BENCHMARK.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
+) -> None:
+    """Score a run again, or score images that were generated elsewhere. Other columns are left alone."""
+    from brushbench.evaluation import Scoring, rescore, score_images
+
+    if (run is None) == (images is None):
+        raise UsageError("Name either a run's folder or --images DIR, not both and not neither.")
+    images_only = {
+        "bench": data.bench,
+        "split": data.split != "all",
+        "limit": data.limit,
+        "name": name,
+        "out": out,
+        "skip-bad": data.skip_bad,
+    }
+    if run is not None and any(images_only.values()):
+        given = ", ".join(f"--{option}" for option, value in images_only.items() if value)
+        raise UsageError(f"{given}: a run's folder says that itself. Leave it out, or score --images DIR.")
+    wanted = Scoring(
+        scoring.metrics, scoring.variants, metric_weights(scoring.weights), device, low_memory=scoring.low_memory
+    )
+    if run is not None:
+        done = rescore(run, data=data.data, scoring=wanted)
+    else:
+        benchmark = load(data.bench or "photos", data)
+        label = name or str(images).strip("/").replace("/", "_")
+        folder = (out or Path("runs") / benchmark.name) / label
+        done = score_images(
+            str(images), benchmark, name=label, out=folder, limit=data.limit, scoring=wanted, notify=say
+        )
+    show_runs([done], table.protocol, table.intervals)
+
+
+def metric_weights(pairs: list[str] | None) -> dict[str, str]:
+    """Return METRIC: PLACE of every ``--weights METRIC=PLACE``.
+
+    Raises:
+        UsageError: a pair without a metric or a place.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs or []:
+        metric, equals, where = pair.partition("=")
+        if not (metric and equals and where):
+            raise UsageError(f"--weights {pair!r} is not METRIC=PATH, such as lpips=squeezenet1_1.pth.")
+        found[metric] = where
+    return found
