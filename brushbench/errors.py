@@ -6,6 +6,7 @@
     ├── UsageError                   exit code 2   a name, option or value that cannot be right
     │   └── UnknownNameError         exit code 2   no such model, metric, benchmark or option
     ├── DataError                    exit code 5   a benchmark or picture that cannot be read
+    │   ├── UnusableError            exit code 5   a file, picture, hole or caption that cannot be used
     │   └── BadRecordError           exit code 5   one record of a benchmark; ``--skip-bad`` passes over it
     ├── WeightsError                 exit code 5   weights that are there but wrong
     │   └── MissingWeightsError      exit code 5   weights that are not there; says how to get them
@@ -30,6 +31,7 @@ __all__ = [
     "RunError",
     "RunLockedError",
     "UnknownNameError",
+    "UnusableError",
     "UsageError",
     "WeightsError",
 ]
@@ -60,6 +62,18 @@ class UnknownNameError(UsageError):
 
 class DataError(BrushbenchError):
     """A benchmark or picture that cannot be read."""
+
+
+class UnusableError(DataError):
+    """A file, picture, hole or caption that cannot be used; a benchmark adds the record's name to it."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        """Keep the ``problem`` and its ``remedy`` apart, so that others can put them into a sentence of theirs."""
+        self.problem, self.remedy = problem, remedy
+        super().__init__(f"{problem[:1].upper()}{problem[1:]}. {remedy}.")
+
+    def __reduce__(self) -> tuple[type[UnusableError], tuple[str, str]]:
+        return type(self), (self.problem, self.remedy)
 
 
 class BadRecordError(DataError):

@@ -7,10 +7,10 @@ Everything else that the field calls a "mask" is converted here, at the edge, by
 ``hole_from_white``     pictures whose white part is the hole (BrushNet, diffusers, most tools)
 ``hole_from_black``     pictures whose black part is the hole (keep pictures)
 ``hole_from_blacked``   a photograph whose hole was painted black (EditBench's masked images)
-``hole_from_keep``      the network's keep channel, 1 = keep
+``hole_from_alpha``     pictures whose transparent part is the hole (mask editors, OpenAI's API)
 ======================  ======================================================================
 
-``encode_rle``, ``hole_to_white``, ``hole_to_black`` and ``hole_to_keep`` go the other way.
+``encode_rle`` and ``hole_to_white`` go the other way; :data:`READINGS` names the pictures' formats in options.
 :func:`random_brush_hole` draws the holes of the ``brush`` split; :func:`opening` and :func:`inverted` are the steps of
 the published training recipe. Imports no torch.
 """
@@ -18,7 +18,7 @@ the published training recipe. Imports no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -27,29 +27,32 @@ import numpy.typing as npt
 from PIL import Image
 
 from brushbench.errors import DataError, UnknownNameError
+from brushbench.pictures import grey_levels, to_rgb, transparent
 
 if TYPE_CHECKING:
     from brushbench.types import Hole, Picture
 
 __all__ = [
     "CONVENTIONS",
+    "READINGS",
     "MaskError",
     "count_rle",
     "decode_rle",
     "encode_rle",
+    "hole_from_alpha",
     "hole_from_black",
     "hole_from_blacked",
-    "hole_from_keep",
     "hole_from_white",
-    "hole_to_black",
-    "hole_to_keep",
     "hole_to_white",
     "inverted",
     "opening",
     "random_brush_hole",
+    "square_around",
+    "uneven_disc",
 ]
 
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
+FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 REFERENCE_SIDE = 512  # the side at which the published pixel constants hold
 BRUSH_COVER = (0.05, 0.60)  # accepted share of the picture
@@ -200,15 +203,14 @@ def hole_from_white(mask: Image.Image | npt.NDArray[np.generic], threshold: int 
     """Convert a picture whose white part is the hole.
 
     Args:
-        mask: PIL picture, or uint8 (H, W), (H, W, 1), (H, W, 3) or bool (H, W). Colours count by their luma; alpha is
-            ignored.
+        mask: PIL picture, or uint8 (H, W), (H, W, 1), (H, W, 3) or bool (H, W). Colours count by their luma.
         threshold: grey level from which on a pixel is hole.
 
     Returns:
         Bool (H, W), True = hole.
 
     Raises:
-        MaskError: another dtype or shape.
+        MaskError: another dtype or shape, or transparent pixels: then the colours may mean nothing.
     """
     return _grey(mask) >= threshold
 
@@ -238,11 +240,23 @@ def hole_from_blacked(picture: Picture, limit: int = 15) -> Hole:
     return dark
 
 
-def hole_from_keep(keep: npt.NDArray[np.generic]) -> Hole:
-    """Convert the network's channel: bool or number (H, W), 1 = keep, 0 = hole, split at 0.5."""
-    if keep.ndim != 2 or keep.dtype.kind not in "buif":
-        raise MaskError(f"got {keep.dtype} {keep.shape}, expected a keep channel (H, W) with 1 = keep")
-    hole: Hole = keep.astype(np.float64) < 0.5
+def hole_from_alpha(mask: Image.Image, threshold: int = 128) -> Hole:
+    """Convert a picture whose transparent part is the hole; its colours are ignored.
+
+    Args:
+        mask: PIL picture with an alpha channel, or a palette or colour that is transparent.
+        threshold: alpha below which a pixel is hole.
+
+    Returns:
+        Bool (H, W), True = hole.
+
+    Raises:
+        MaskError: every pixel is opaque.
+    """
+    alpha = transparent(mask)
+    if alpha is None:
+        raise MaskError("every pixel is opaque, expected a picture whose hole is transparent")
+    hole: Hole = alpha < threshold
     return hole
 
 
@@ -251,22 +265,24 @@ def hole_to_white(hole: Hole) -> ByteArray:
     return np.where(_checked_hole(hole), np.uint8(255), np.uint8(0))
 
 
-def hole_to_black(hole: Hole) -> ByteArray:
-    """Return uint8 (H, W): hole 0, kept 255. The inverse of :func:`hole_from_black`."""
-    return np.where(_checked_hole(hole), np.uint8(0), np.uint8(255))
-
-
-def hole_to_keep(hole: Hole) -> npt.NDArray[np.float32]:
-    """Return float32 (H, W): hole 0, kept 1. The inverse of :func:`hole_from_keep`."""
-    return (~_checked_hole(hole)).astype(np.float32)
+READINGS: Mapping[str, Callable[[Image.Image], Hole]] = {
+    "white": hole_from_white,
+    "black": hole_from_black,
+    "alpha": hole_from_alpha,
+    "blacked": lambda picture: hole_from_blacked(to_rgb(picture)),
+}
 
 
 def _grey(mask: Image.Image | npt.NDArray[np.generic]) -> ByteArray:
     """Return uint8 (H, W) grey levels of a mask picture."""
     if isinstance(mask, Image.Image):
-        if mask.mode.startswith("I"):  # 16 bit a pixel; Pillow's own conversion to 8 bit clips instead of scaling
-            return (np.asarray(mask, dtype=np.int64).clip(0, 65535) // 257).astype(np.uint8)
-        return np.asarray(mask.convert("RGB").convert("L"))
+        alpha = transparent(mask)
+        if alpha is not None:
+            raise MaskError(
+                f"{(alpha < 255).mean():.1%} of its pixels are transparent, so its alpha may mark the hole, "
+                "expected an opaque picture"
+            )
+        return grey_levels(mask)
     if mask.dtype == np.bool_ and mask.ndim == 2:
         return mask.astype(np.uint8) * np.uint8(255)
     if mask.dtype == np.uint8 and mask.ndim == 3 and mask.shape[2] == 3:
@@ -404,3 +420,42 @@ def opening(hole: Hole, side: int | None = None) -> Hole:
 def inverted(hole: Hole) -> Hole:
     """Return the complement, bool (H, W): the recipe does it to half of the holes, so inside becomes outside."""
     return ~_checked_hole(hole)
+
+
+# -------------------------------------------------------------------------------------------- shapes around a hole
+
+
+def square_around(mask: Hole, context: float, least: float) -> tuple[float, float, float, float]:
+    """Return the square around a mask's bounding box, moved to lie in the picture.
+
+    Args:
+        mask: bool (H, W), with at least one True.
+        context: side of the square over the longer side of the bounding box.
+        least: smallest side in pixels.
+
+    Returns:
+        Its left, top, right and lower edge in pixels: x0, y0, x1, y1.
+    """
+    height, width = mask.shape
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, bottom, left, right = (int(edge) for edge in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
+    side = min(max(context * max(bottom - top, right - left), least), min(height, width))
+    x0 = min(max((left + right - side) / 2, 0.0), width - side)
+    y0 = min(max((top + bottom - side) / 2, 0.0), height - side)
+    return x0, y0, x0 + side, y0 + side
+
+
+def uneven_disc(down: FloatArray, right: FloatArray, radius: float, turn: float) -> Hole:
+    """Return a disc with three bulges: what someone scribbles who does not follow an outline.
+
+    Args:
+        down: (H, W) or broadcast to it: rows below the centre.
+        right: likewise: columns to the right of the centre.
+        radius: mean radius in pixels.
+        turn: of the bulges, in radians.
+
+    Returns:
+        Bool (H, W).
+    """
+    disc: Hole = np.hypot(down, right) <= radius * (1.0 + 0.12 * np.sin(3.0 * np.arctan2(down, right) + turn))
+    return disc

@@ -1,4 +1,4 @@
-"""The nouns: what passes between the rooms. Imports neither torch nor any other room.
+"""The nouns: what passes between the rooms. Imports neither torch nor any other room but the errors.
 
 Say ``hole`` (True = repaint) and ``keep`` (True = keep), never a bare ``mask``.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+from brushbench.errors import UnusableError
 
 if TYPE_CHECKING:
     from brushbench.features import Features
@@ -32,6 +35,8 @@ __all__ = [
     "Sample",
     "Score",
     "Unscored",
+    "as_hole",
+    "as_picture",
     "sample_seed",
 ]
 
@@ -49,6 +54,53 @@ def sample_seed(run_seed: int, sample_id: str, repeat: int = 0) -> int:
     """Return the 63-bit seed of one sample: of the run, the sample and the repeat, never of its place in a batch."""
     digest = hashlib.sha256(f"{run_seed}\0{sample_id}\0{repeat}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def as_picture(image: object) -> Picture:
+    """Return a picture that is uint8 (H, W, 3) RGB with at least one pixel.
+
+    Raises:
+        UnusableError: anything else; nothing is converted, for a float picture may be of 0..1, 0..255 or -1..1.
+    """
+    if not isinstance(image, np.ndarray) or isinstance(image, np.ma.MaskedArray):
+        raise UnusableError(f"the picture is {_kind(image)}, expected a uint8 (H, W, 3) RGB array", "Convert it")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UnusableError(
+            f"the picture is {image.dtype} {image.shape}, expected a uint8 (H, W, 3) RGB array", "Convert it"
+        )
+    return image
+
+
+def as_hole(hole: object, size: tuple[int, int]) -> Hole:
+    """Return a hole as bool (H, W), True = repaint.
+
+    Args:
+        hole: bool (H, W), or integers or floats (H, W) that hold nothing but 0 and 1, or nothing but 0 and 255, as
+            other libraries write masks: 0 = keep.
+        size: (height, width) of the picture.
+
+    Raises:
+        UnusableError: another shape, size, type or other values, which may mean anything.
+    """
+    expected = f"expected a bool array {size} (height, width), True = repaint"
+    if not isinstance(hole, np.ndarray) or isinstance(hole, np.ma.MaskedArray):
+        raise UnusableError(f"the hole is {_kind(hole)}, {expected}", "Convert it")
+    if hole.shape != size or hole.dtype.kind not in "buif":
+        raise UnusableError(f"the hole is {hole.dtype} {hole.shape}, {expected}", "Convert it")
+    if hole.dtype == np.bool_:
+        return hole
+    marked = hole != 0
+    values = hole[marked]
+    if values.size and not (np.all(values == 1) or np.all(values == 255)):
+        raise UnusableError(
+            f"the hole is {hole.dtype} with values up to {hole.max()}, {expected}, or only 0 and 1, or 0 and 255",
+            "Say which values are the hole, such as `mask >= 128`",
+        )
+    return np.asarray(marked)
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__module__}.{type(value).__name__}"
 
 
 @dataclass(frozen=True)
@@ -79,10 +131,13 @@ class Sample:
     Attributes:
         id: stable within the benchmark; the same picture has the same id in every split.
         image: uint8 (H, W, 3) RGB, the reference.
-        hole: bool (H, W), True = repaint.
+        hole: bool (H, W), True = repaint. Given as 0 and 1, or 0 and 255, it is converted: see :func:`as_hole`.
         prompt: the caption.
         split: ``inside`` | ``outside`` | ``brush``.
         meta: what the benchmark carries besides: category, style, prompt variant.
+
+    Raises:
+        UnusableError: ``image`` is not uint8 (H, W, 3), or ``hole`` no hole of its size.
     """
 
     id: str
@@ -91,6 +146,15 @@ class Sample:
     prompt: str
     split: str
     meta: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no picture or no hole: used as an index, a mask of integers picks rows, and no error."""
+        for name in ("id", "prompt", "split"):
+            if not isinstance(getattr(self, name), str):
+                raise UnusableError(f"the sample's {name} is {_kind(getattr(self, name))}, expected text", "Convert it")
+        image = as_picture(self.image)
+        object.__setattr__(self, "image", image)
+        object.__setattr__(self, "hole", as_hole(self.hole, image.shape[:2]))
 
     @property
     def keep(self) -> Hole:
@@ -107,17 +171,45 @@ class Sample:
 class Benchmark(Protocol):
     """A finite, ordered collection of samples, loaded one at a time.
 
-    ``keys`` lists (sample id, split) in order without decoding a picture; ``[i]`` decodes the i-th.
+    A class of your own derives from this one, or from :class:`brushbench.benchmarks.base.LazyBenchmark`, which does the
+    work. Without a default are ``name``, ``keys``, ``manifest``, the length and the samples.
+
+    Attributes:
+        name: of the benchmark; runs on it lie in a folder of this name.
+        keys: (sample id, split) in order, known without decoding a picture; ``[i]`` decodes the i-th.
+        manifest: name, ``sha256`` of the data, splits, counts, licence, skipped records: part of a run's identity.
+        title: what tables call it.
+        spec: what it was loaded by: a registered name, ``module:Class`` or ``file.py:Class``; empty where it was made
+            in Python.
+        loaded_with: the options that load it again, such as its folder.
+        limit: how many records it was limited to, in manifest order, for every split.
+        skipped: (record, reason) of what was left out.
+        notes: sentences for whoever runs it, such as how to get what is left out.
+        metric_weights: weights of the metrics that have some of that name; ``tiny``: this repository's small models.
     """
 
     name: str
     keys: Sequence[tuple[str, str]]
-    manifest: Mapping[str, JSON]  # name, sha256 of the data, splits, counts, licence, skipped records
-    loaded_with: Mapping[str, str]  # the options that load it again, such as its folder
+    manifest: Mapping[str, JSON]
+    title: str = ""
+    spec: str = ""
+    loaded_with: Mapping[str, str] = MappingProxyType({})
+    limit: int | None = None
+    skipped: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
+    metric_weights: str | None = None
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Sample: ...
     def __iter__(self) -> Iterator[Sample]: ...
+
+    def with_captions(self) -> Benchmark:
+        """Return the benchmark for a method that reads captions; one in which a caption is missing refuses, or skips.
+
+        Raises:
+            BadRecordError: a record has none.
+        """
+        return self
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brushbench.benchmarks.base import (
-    BrushHole,
-    HoleSource,
-    ImageFile,
-    LazyBenchmark,
-    Record,
-    RLEHole,
-    UnusableError,
-    chosen_splits,
-    described,
-    is_file,
-    path_inside,
-)
-from brushbench.errors import BadRecordError, DataError
+from brushbench.benchmarks.base import LazyBenchmark, Record, chosen_splits, described
+from brushbench.benchmarks.holes import BrushHole, HoleSource, RLEHole
+from brushbench.errors import BadRecordError, DataError, UnusableError
+from brushbench.files import is_file, path_inside
+from brushbench.pictures import ImageFile
 from brushbench.types import SPLITS
 
 if TYPE_CHECKING:
@@ -50,7 +41,7 @@ class BrushBench(LazyBenchmark):
     """BrushBench: 600 pictures with a caption, an inside and an outside hole, and brush holes of our own.
 
     Splits: ``inside`` (``inpainting_mask``), ``outside`` (``outpainting_mask``), ``brush`` (``brush_mask`` if the
-    record has one, else the seeded :func:`~brushbench.benchmarks.base.brush_hole`; the published records have none).
+    record has one, else the seeded :func:`~brushbench.benchmarks.holes.brush_hole`; the published records have none).
     Further fields of a record that are text or numbers become ``Sample.meta``.
     """
 

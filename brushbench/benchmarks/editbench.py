@@ -26,37 +26,26 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from brushbench.benchmarks.base import (
-    HoleSource,
-    ImageFile,
-    LazyBenchmark,
-    Record,
-    RLEHole,
-    UnusableError,
-    described,
-    open_picture,
-)
+from brushbench.benchmarks.base import LazyBenchmark, Record, described
 from brushbench.benchmarks.brushbench import caption_of, extra_fields, find_mapping, picture_of, read_mapping
-from brushbench.errors import BadRecordError, DataError, UnknownNameError, UsageError
-from brushbench.masks import hole_from_black, hole_from_blacked, hole_from_white, hole_to_white
+from brushbench.benchmarks.holes import MaskFile, RLEHole
+from brushbench.errors import BadRecordError, DataError, UnknownNameError, UnusableError, UsageError
+from brushbench.files import read_bytes
+from brushbench.pictures import ImageFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from brushbench.types import Hole, Picture
 
 __all__ = ["EditBench"]
 
 Kind: TypeAlias = Literal["natural", "generated"]
-Reading: TypeAlias = Literal["white", "black", "blacked"]
+Reading: TypeAlias = Literal["white", "black", "alpha", "blacked"]
 
 KINDS = ("natural", "generated")
 PROMPTS = ("full", "mask-simple", "mask-rich")
-READINGS: Mapping[str, Callable[[Image.Image], Hole]] = {
-    "white": hole_from_white,
-    "black": hole_from_black,
-    "blacked": lambda picture: hole_from_blacked(np.asarray(picture.convert("RGB"))),
-}
+READINGS = ("white", "black", "alpha", "blacked")
 FOLDER_NAMES = ("EditBench", "editbench")
 HOW_TO_GET = "EditBench is at https://imagen.research.google/editor/"
 PUBLISHED_SIDE = 512
@@ -78,7 +67,7 @@ class EditBench(LazyBenchmark):
         skip_bad: bool = False,
         prompt: Literal["full", "mask-simple", "mask-rich"] = "full",
         kind: Literal["all", "natural", "generated"] = "all",
-        masks: Literal["white", "black", "blacked"] = "white",
+        masks: Literal["white", "black", "alpha", "blacked"] = "white",
         side: int = PUBLISHED_SIDE,
         mask_key: str = "auto",
     ) -> None:
@@ -91,8 +80,8 @@ class EditBench(LazyBenchmark):
             skip_bad: leave bad records out and count them.
             prompt: which of the three prompts; published rows use ``full``. Google's layout only.
             kind: which half. Google's layout only.
-            masks: how the mask files mark the hole: ``white`` or ``black`` on the other, or ``blacked``, photographs
-                in which it was painted black. Google's layout only.
+            masks: how the mask files mark the hole: ``white`` or ``black`` on the other, ``alpha`` (transparent), or
+                ``blacked``, photographs in which it was painted black. Google's layout only.
             side: pictures are brought to side x side (Lanczos; holes by the nearest pixel), 0 keeps them as they are.
                 Google's layout only: run lengths fix the size of the other.
             mask_key: the mask field of a mapping file; ``auto``: the only one, or ``inpainting_mask``.
@@ -150,38 +139,20 @@ class _SquarePicture(ImageFile):
 
 
 @dataclass(frozen=True)
-class _SquareHole(HoleSource):
-    """A mask file brought to the picture's size by the nearest pixel."""
+class _SquareHole(MaskFile):
+    """A mask file that is brought to ``side`` x ``side`` with its picture; 0 = as it is."""
 
-    path: Path
-    reading: str
-    side: int
-
-    @property
-    def label(self) -> str:
-        return str(self.path)
+    side: int = 0
 
     def draw(self, height: int, width: int) -> Hole:
         """Return the hole, bool (height, width), True = repaint; the picture has that size."""
-        if not self.path.is_file():
-            raise UnusableError(f"the mask {self.path} is missing", "Put it there")
-        with open_picture(self.path, str(self.path)) as picture:
-            hole = READINGS[self.reading](picture)
+        hole = self.as_stored()
         _check_square(self.path, hole.shape[0], hole.shape[1], self.side)
-        if self.side:
-            white = Image.fromarray(hole_to_white(hole))
-            return hole_from_white(white.resize((width, height), Image.Resampling.NEAREST))
-        if hole.shape != (height, width):
-            raise UnusableError(
-                f"the mask {self.path} is {hole.shape[0]} x {hole.shape[1]}, its picture {height} x {width} "
-                "(height x width)",
-                "Bring the mask to the picture's size",
-            )
-        return hole
+        return self.fitted(hole, height, width)
 
     def fingerprint(self) -> bytes:
         # The picture is resized alike, so the side is covered here for both.
-        return f"{self.reading} {self.side} ".encode() + ImageFile(self.path).data()
+        return f"{self.reading} {self.side} ".encode() + read_bytes(self.path, "mask")
 
 
 def _check_square(path: Path, height: int, width: int, side: int) -> None:
@@ -216,7 +187,7 @@ def _google_record(
     folder: Path, kind: Kind, name: str, row: Mapping[str, str], prompt: str, reading: Reading, side: int
 ) -> Record:
     picture = _SquarePicture(folder / f"references_{kind}" / f"{row['aos']}.png", side)
-    hole = _SquareHole(folder / f"masks_{kind}" / f"{row['aos']}.png", reading, side)
+    hole = _SquareHole(folder / f"masks_{kind}" / f"{row['aos']}.png", reading, resize=bool(side), side=side)
     prompts = {f"prompt_{each}": row[f"prompt_{each}"] or "" for each in PROMPTS}
     meta = {"kind": kind, "prompt_variant": prompt, **prompts}
     return Record(name, caption_of(row, f"prompt_{prompt}"), picture, {"brush": hole}, meta)

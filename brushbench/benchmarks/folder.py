@@ -24,23 +24,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from brushbench.benchmarks.base import (
-    BrushHole,
-    HoleSource,
-    ImageFile,
-    LazyBenchmark,
-    MaskFile,
-    Record,
-    UnusableError,
-    chosen_splits,
-    described,
-)
-from brushbench.errors import DataError
+from brushbench.benchmarks.base import LazyBenchmark, Record, chosen_splits, described
+from brushbench.benchmarks.holes import BrushHole, HoleSource, MaskFile
+from brushbench.errors import DataError, UnusableError
+from brushbench.pictures import SUFFIXES, ImageFile
 from brushbench.types import SPLITS
 
 __all__ = ["Folder"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 NAME_COLUMNS = ("name", "file", "file_name", "image", "id")
 CAPTION_COLUMNS = ("caption", "prompt", "text")
 _Files: TypeAlias = "dict[str, list[Path]]"  # by name without suffix

@@ -20,7 +20,10 @@ import numpy as np
 from PIL import Image
 
 from brushbench import assets
-from brushbench.benchmarks.base import BrushHole, HoleSource, ImageFile, LazyBenchmark, Record, UnusableError
+from brushbench.benchmarks.base import LazyBenchmark, Record
+from brushbench.benchmarks.holes import BrushHole, HoleSource
+from brushbench.errors import UnusableError
+from brushbench.pictures import ImageFile
 from brushbench.types import SPLITS
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ class Photos(LazyBenchmark):
     """Eleven photographs at 512 x 512 from installed packages, with hand-drawn holes, captions, credits and licences.
 
     Splits: ``inside`` (the object), ``outside`` (everything else, its exact complement), ``brush`` (the seeded
-    :func:`~brushbench.benchmarks.base.brush_hole` of the id). ``Sample.meta`` carries category, style, object, source,
+    :func:`~brushbench.benchmarks.holes.brush_hole` of the id). ``Sample.meta`` carries category, style, object, source,
     licence, credit and url; ``manifest["photographs"]`` also carries version and SHA-256.
     """
 

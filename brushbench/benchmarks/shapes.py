@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brushbench import assets
-from brushbench.benchmarks.base import brush_hole
 from brushbench.benchmarks.brushbench import BrushBench
-from brushbench.masks import encode_rle
+from brushbench.benchmarks.holes import brush_hole
+from brushbench.masks import encode_rle, square_around, uneven_disc
 from brushbench.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -79,7 +79,7 @@ class Shapes(BrushBench):
             UnknownNameError: no such split.
         """
         super().__init__(assets.path("data/shapes"), split=split, limit=limit, skip_bad=skip_bad)
-        self.name = "shapes"
+        self.name = self.title = "shapes"
         self._details["licence"] = "Apache-2.0"
 
 
@@ -140,7 +140,8 @@ def shapes_record(index: int) -> tuple[Picture, dict[str, Any]]:
     number = judged_object(drawn.masks, brush)
     if number is not None:
         thing = scene.objects[number]
-        box = " ".join(f"{edge:g}" for edge in _square(drawn.masks[number]))
+        square = square_around(drawn.masks[number], CONTEXT, LEAST_CROP)  # what the metric looks at
+        box = " ".join(f"{round(edge, 3):g}" for edge in square)
         record |= {"brush_colour": thing.colour, "brush_shape": thing.shape, "brush_box": box}
     return drawn.image, record
 
@@ -151,22 +152,11 @@ def judged_object(masks: np.ndarray[Any, np.dtype[np.bool_]], hole: Hole) -> int
     return covered[0] if len(covered) == 1 else None
 
 
-def _square(mask: Hole) -> tuple[float, float, float, float]:
-    """Return the square round a mask that the attribute metric looks at: x0, y0, x1, y1 in pixels."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, bottom, left, right = (int(edge) for edge in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
-    side = min(max(CONTEXT * max(bottom - top, right - left), LEAST_CROP), SIDE)
-    x0 = min(max((left + right - side) / 2, 0.0), SIDE - side)
-    y0 = min(max((top + bottom - side) / 2, 0.0), SIDE - side)
-    return round(x0, 3), round(y0, 3), round(x0 + side, 3), round(y0 + side, 3)
-
-
 def _blob(thing: SceneObject, masks: np.ndarray[Any, np.dtype[np.bool_]], roll: Dice) -> Hole:
     """Return the object with an uneven margin around it, which touches no other object."""
     rows, columns = np.mgrid[0:SIDE, 0:SIDE] + 0.5
-    turn = np.arctan2(rows - thing.y, columns - thing.x)
-    radius = (2.0 + thing.reach * roll.uniform(1.1, 1.4)) * (1.0 + 0.12 * np.sin(3.0 * turn + 6.3 * roll.uniform()))
-    disc = np.hypot(rows - thing.y, columns - thing.x) <= radius
+    radius = 2.0 + thing.reach * roll.uniform(1.1, 1.4)
+    disc = uneven_disc(rows - thing.y, columns - thing.x, radius, 6.3 * roll.uniform())
     return np.asarray((disc & ~masks[1:].any(axis=0)) | masks[0])
 
 

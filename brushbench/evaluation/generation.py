@@ -13,11 +13,12 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from brushbench.benchmarks.base import ImageFile, UnusableError, is_file
 from brushbench.config import RunConfig
 from brushbench.engines.shard import Shard
-from brushbench.errors import BrushbenchError, DataError, RunError
+from brushbench.errors import BrushbenchError, DataError, RunError, UnusableError
 from brushbench.evaluation.plan import Batch, make_plan
+from brushbench.files import is_file
+from brushbench.pictures import ImageFile
 from brushbench.progress import track
 from brushbench.store import PictureRow, RunFolder, State, pixel_sha256
 from brushbench.types import JSON, Benchmark, Capabilities, Picture, Sample, sample_seed

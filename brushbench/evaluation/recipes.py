@@ -191,13 +191,13 @@ def inpaint_one(
         UnusableError: a hole of nothing or of the whole picture.
         BrushbenchError: the method failed.
     """
-    from brushbench.benchmarks.base import ImageFile, MaskFile
+    from brushbench.benchmarks.holes import MaskFile
+    from brushbench.pictures import read_picture
     from brushnet.blending import BlendMode, blend
 
     if blend_mode not in get_args(BlendMode):  # before the method works for minutes
         raise UnknownNameError("way of blending", blend_mode, get_args(BlendMode))
-    source = ImageFile(Path(image))
-    picture = source.decode(source.data())
+    picture = read_picture(image)
     white = MaskFile(Path(mask))
     white.check(*picture.shape[:2])
     hole = white.draw(*picture.shape[:2])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from brushbench import assets
 from brushbench.errors import BrushbenchError, MissingWeightsError, WeightsError
+from brushbench.masks import square_around
 from brushbench.metrics.base import ModelMetric
 from brushbench.scenes import COLOURS, SHAPES
 from brushbench.types import JSON, Picture, Region, Sample, Score, Unscored
@@ -152,13 +153,8 @@ def crop_box(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Box:
         mask: bool (H, W), with at least one True.
     """
     height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    shorter = min(height, width)
-    side = min(max(CONTEXT * max(bottom - top, right - left), LEAST_CROP * shorter), shorter)
-    x0 = min(max((left + right - side) / 2, 0.0), width - side)
-    y0 = min(max((top + bottom - side) / 2, 0.0), height - side)
-    return x0 / width, y0 / height, (x0 + side) / width, (y0 + side) / height
+    x0, y0, x1, y1 = square_around(mask, CONTEXT, LEAST_CROP * min(height, width))
+    return x0 / width, y0 / height, x1 / width, y1 / height
 
 
 def crop_pictures(pictures: Sequence[Picture], boxes: Sequence[Box]) -> Tensor:

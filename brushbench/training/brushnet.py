@@ -36,7 +36,7 @@ from baselines.brushnet import describe_branch
 from brushbench import registry
 from brushbench.benchmarks import layout_of
 from brushbench.errors import ConfigMismatchError, MissingWeightsError, UnknownNameError, UsageError
-from brushbench.masks import inverted, opening, random_brush_hole
+from brushbench.masks import inverted, opening, random_brush_hole, uneven_disc
 from brushbench.registry import Spec, parse_spec
 from brushbench.scenes import caption, render, sample_scene
 from brushbench.training.brushdata import HUB_ID, BrushData, TrainingPicture
@@ -294,9 +294,8 @@ def blob(mask: Hole, others: npt.NDArray[np.bool_], numbers: np.random.Generator
     reach = float(np.hypot(rows - y, columns - x).max())
     grow, shift = numbers.random(2)
     down, right = np.mgrid[0:height, 0:width]
-    waves = 1.0 + 0.12 * np.sin(3.0 * np.arctan2(down - y, right - x) + 2 * np.pi * shift)
-    radius = (min(height, width) / 32 + reach * (1.1 + 0.3 * grow)) * waves
-    disc = np.hypot(down - y, right - x) <= radius
+    radius = min(height, width) / 32 + reach * (1.1 + 0.3 * grow)
+    disc = uneven_disc(down - y, right - x, radius, 2 * np.pi * shift)
     for other in others:
         if not (other & mask).any():
             disc &= ~other

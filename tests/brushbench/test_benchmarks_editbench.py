@@ -80,7 +80,7 @@ def test_pictures_are_brought_to_one_side(google: Path, side: int) -> None:
 
 def test_masks_are_read_as_told(google: Path) -> None:
     for path in google.glob("masks_*/*.png"):
-        Image.fromarray(masks.hole_to_black(HOLE)).save(path)
+        Image.fromarray(masks.hole_to_white(~HOLE)).save(path)
     np.testing.assert_array_equal(EditBench(google, masks="black", side=0)[0].hole, HOLE)
     np.testing.assert_array_equal(EditBench(google, side=0)[0].hole, ~HOLE)
     for path in google.glob("masks_*/*.png"):
