@@ -23,7 +23,7 @@ BlendMode: TypeAlias = Literal["blur", "paste", "brushedit", "none"]
 def blend(
     original: npt.NDArray[np.uint8],
     generated: npt.NDArray[np.uint8],
-    hole: npt.NDArray[np.bool_],
+    hole: npt.NDArray[np.bool_] | npt.NDArray[np.uint8],
     mode: BlendMode = "blur",
     kernel: int = 21,
     sigma: float = 0.0,
@@ -41,7 +41,7 @@ def blend(
     Args:
         original: uint8 (H, W, 3) RGB; its hole pixels do not matter in the modes ``blur`` and ``paste``.
         generated: uint8 (H, W, 3) RGB, of the same size.
-        hole: bool (H, W), True = repaint.
+        hole: bool (H, W), True = repaint. The mode ``brushedit`` also takes uint8 (H, W), a soft mask, 255 = repaint.
         mode: ``blur`` | ``paste`` | ``brushedit`` | ``none``.
         kernel: odd side of the Gaussian kernel in pixels.
         sigma: its standard deviation in pixels; 0 lets OpenCV derive it from the kernel (3.5 for 21).
@@ -50,7 +50,7 @@ def blend(
         uint8 (H, W, 3) RGB, a new array.
 
     Raises:
-        TypeError: a picture is not uint8, or the hole is not bool.
+        TypeError: a picture is not uint8, or the hole is neither bool nor, for ``brushedit``, uint8.
         ValueError: sizes differ, an unknown mode, an even or non-positive kernel, a negative sigma.
 
     Source: TencentARC/BrushNet 0f9d9e5, evaluation script; BrushEdit's pipeline for its own mode.
@@ -66,18 +66,18 @@ def blend(
     return mixed.astype(np.uint8)
 
 
-def _blurred(hole: npt.NDArray[np.bool_], kernel: int, sigma: float) -> npt.NDArray[np.float64]:
+def _blurred(hole: npt.NDArray[np.bool_] | npt.NDArray[np.uint8], kernel: int, sigma: float) -> npt.NDArray[np.float64]:
     """Return the hole blurred on 8 bits and brought back to 0..1: the rounding to 1/255 is part of the recipe."""
     import cv2
 
-    bits = hole.astype(np.uint8) * 255
+    bits = hole if hole.dtype == np.uint8 else hole.astype(np.uint8) * 255
     return np.asarray(cv2.GaussianBlur(bits, (kernel, kernel), sigma), dtype=np.float64) / 255
 
 
 def _check(
     original: npt.NDArray[np.uint8],
     generated: npt.NDArray[np.uint8],
-    hole: npt.NDArray[np.bool_],
+    hole: npt.NDArray[np.bool_] | npt.NDArray[np.uint8],
     mode: str,
     kernel: int,
     sigma: float,
@@ -90,7 +90,7 @@ def _check(
             raise TypeError(f"{name} has dtype {picture.dtype}; expected uint8 (H, W, 3) RGB in 0..255.")
         if picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(f"{name} has shape {picture.shape}; expected (H, W, 3): convert it to RGB first.")
-    if hole.dtype != np.bool_:
+    if hole.dtype != np.bool_ and not (mode == "brushedit" and hole.dtype == np.uint8):
         raise TypeError(
             f"hole has dtype {hole.dtype}; expected bool, True = repaint: compare it with a threshold first."
         )
