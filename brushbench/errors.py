@@ -4,7 +4,8 @@
 
     BrushbenchError                  exit code 5
     ├── UsageError                   exit code 2   a name, option or value that cannot be right
-    │   └── UnknownNameError         exit code 2   no such model, metric, benchmark or option
+    │   ├── UnknownNameError         exit code 2   no such model, metric, benchmark or option
+    │   └── InvalidScoresError       exit code 2   scores or settings that a statistic cannot take; a ValueError too
     ├── DataError                    exit code 5   a benchmark or picture that cannot be read
     │   ├── UnusableError            exit code 5   a file, picture, hole or caption that cannot be used
     │   └── BadRecordError           exit code 5   one record of a benchmark; ``--skip-bad`` passes over it
@@ -27,6 +28,7 @@ __all__ = [
     "BrushbenchError",
     "ConfigMismatchError",
     "DataError",
+    "InvalidScoresError",
     "MissingWeightsError",
     "RunError",
     "RunLockedError",
@@ -58,6 +60,10 @@ class UnknownNameError(UsageError):
         near = difflib.get_close_matches(name, choices, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         super().__init__(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(choices) or 'none'}.")
+
+
+class InvalidScoresError(UsageError, ValueError):
+    """Scores or settings that a statistic cannot take: NaN, infinite, too few, a margin that is not above 0."""
 
 
 class DataError(BrushbenchError):

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brushbench.config import RunConfig, make_config
-from brushbench.errors import RunError
-from brushbench.stats import summarise
+from brushbench.errors import RunError, UsageError
+from brushbench.stats import summarise_all
 from brushbench.store import RunFolder
+from brushbench.types import PROTOCOLS
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Run"]
+__all__ = ["CELL", "Run", "check_protocol", "per_sample"]
 
 NEEDED = ("config", "capabilities", "benchmark", "plan")
 CELL = ["split", "prompt_variant", "variant", "metric", "protocol"]
@@ -39,6 +40,12 @@ class Run:
                 "another folder."
             )
         self.config: RunConfig = make_config(**self.header["config"])
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {state}" for state, n in self.pictures().items() if n)
+        columns = ", ".join(sorted({column.partition("@")[0] for column in self.metrics})) or "none"
+        benchmark = self.header["benchmark"].get("name")
+        return f"<Run {self.config.name!r} on {benchmark!r}: {counts}; metrics: {columns}; in {str(self.path)!r}>"
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
@@ -72,15 +79,41 @@ class Run:
                 counts[row.state] += 1
         return counts
 
-    def summary(self) -> pandas.DataFrame:
-        """Return one row a cell: mean with its 95 % interval, median, n, infinite and missing.
+    def summary(self, protocol: str | None = None) -> pandas.DataFrame:
+        """Return one row per cell: mean with its 95 % interval, median, n, infinite and missing.
 
         Repeats are averaged inside a sample first, so that n counts samples.
+
+        Args:
+            protocol: ``"standard"`` or ``"brushnet-paper"``; ``None`` shows both.
+
+        Raises:
+            UsageError: no such protocol.
         """
         import pandas as pd
 
-        cells = []
-        for key, group in self.scores.groupby(CELL, sort=False):
-            per_sample = group.groupby("sample", sort=False)["value"].mean()  # NaN only where no repeat has a score
-            cells.append(dict(zip(CELL, key, strict=True)) | vars(summarise(per_sample.tolist())))
-        return pd.DataFrame(cells, columns=[*CELL, "mean", "low", "high", "median", "n", "infinite", "missing"])
+        check_protocol(protocol)
+        scores = self.scores
+        if protocol is not None:
+            scores = scores[scores["protocol"] == protocol]
+        cells = per_sample(scores).groupby(CELL, sort=False)["value"]
+        keys, columns = (
+            zip(*((key, group.to_numpy()) for key, group in cells), strict=True) if len(scores) else ((), ())
+        )
+        rows = [(*key, *vars(s).values()) for key, s in zip(keys, summarise_all(columns), strict=True)]
+        return pd.DataFrame(rows, columns=[*CELL, "mean", "low", "high", "median", "n", "infinite", "missing"])
+
+
+def per_sample(scores: pandas.DataFrame) -> pandas.DataFrame:
+    """Return scores with the repeats of a sample averaged; NaN only where no repeat has a score."""
+    return scores.groupby([*CELL, "sample"], sort=False)["value"].mean().reset_index()
+
+
+def check_protocol(protocol: str | None) -> None:
+    """Refuse a protocol that there is not; ``None`` stands for all.
+
+    Raises:
+        UsageError: no such protocol.
+    """
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise UsageError(f"No protocol {protocol!r}. Known: {', '.join(PROTOCOLS)}.")

@@ -1,19 +1,61 @@
-"""Means with intervals. NumPy only; every interval is reproducible from a fixed seed."""
+"""Means, differences and decisions, with intervals. NumPy and SciPy only; every figure is reproducible (fixed seed).
+
+One row of scores holds one number per independent sample: average the repeats of a sample before they come here.
+
+An interval of a mean is the wider, on each side, of the studentised bootstrap and Student's t. The bootstrap
+follows a long tail, which a few ruined images make and under which t is too short; t is the safer of the two where
+a few samples carry the spread. A row of zeros and ones is a share and gets Wilson's interval.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes a second to import
 
-__all__ = ["Summary", "bootstrap_t", "paired_difference", "summarise"]
+from brushbench.errors import InvalidScoresError
 
-RESAMPLES = 2000
+__all__ = [
+    "SMALLEST",
+    "Interval",
+    "NoiseFloor",
+    "NonInferiority",
+    "Power",
+    "Summary",
+    "holm",
+    "mean_interval",
+    "noise_floor",
+    "non_inferiority",
+    "paired_difference",
+    "power",
+    "regression_p",
+    "summarise",
+    "summarise_all",
+    "wilson",
+]
+
+Scores: TypeAlias = npt.NDArray[np.float64]
+Row: TypeAlias = "Sequence[float] | npt.NDArray[np.floating]"
+
+RESAMPLES = 4000
 SEED = 20240711
 SMALLEST = 8  # below this a studentised bootstrap resamples too few distinct values to mean anything
+CHANCE = 0.8  # of finding a difference that is there, where a number of samples is planned
+_BLOCK = 4_000_000  # resampled values drawn at once: bounds the memory of long rows
+_CACHED = 2048  # rows up to this length keep their resamples
+
+
+class Interval(NamedTuple):
+    """Lower and upper bound."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -22,10 +64,10 @@ class Summary:
 
     Attributes:
         mean: of the finite scores; ``inf`` if every score is; ``nan`` if there is none.
-        low, high: 95 % interval of the mean; ``nan`` where fewer than eight finite scores carry it.
+        low, high: 95 % interval of the mean; ``nan`` where fewer than eight finite scores carry it, or none was asked.
         median: of all scores, infinite ones included.
         n: scores, infinite ones included.
-        infinite: how many of them are infinite (PSNR of an identical picture); not in the mean.
+        infinite: how many of them are infinite (PSNR of an identical image); not in the mean.
         missing: samples without a score: failed, black, missing or unscorable.
     """
 
@@ -38,49 +80,388 @@ class Summary:
     missing: int
 
 
-def summarise(values: Iterable[float | None]) -> Summary:
-    """Summarise the scores of one cell; ``None`` and NaN stand for a sample without a score."""
-    everything = [math.nan if value is None else float(value) for value in values]
-    scores = np.array([value for value in everything if not math.isnan(value)], dtype=np.float64)
-    finite = scores[np.isfinite(scores)]
-    low, high = bootstrap_t(finite)
-    mean = float(finite.mean()) if finite.size else (math.inf if scores.size else math.nan)
-    median = float(np.median(scores)) if scores.size else math.nan
-    return Summary(mean, low, high, median, scores.size, scores.size - finite.size, len(everything) - scores.size)
+@dataclass(frozen=True)
+class NonInferiority:
+    """Whether a candidate is worse than what was accepted by more than a margin.
+
+    Attributes:
+        verdict: ``pass`` if ``low > -margin``, ``fail`` if ``high < -margin``, else ``inconclusive``.
+        low, high: one-sided bounds of the mean difference, each at the level that was asked for.
+        needed: samples that would decide with 80 % chance if mean and spread stayed as they are; ``None`` where the
+            verdict is decided, or where the mean lies on the margin and no number decides.
+    """
+
+    verdict: Literal["pass", "fail", "inconclusive"]
+    low: float
+    high: float
+    needed: int | None
 
 
-def bootstrap_t(values: npt.NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """Return the two-sided studentised bootstrap interval of the mean (Efron and Tibshirani 1993, sec. 12.5).
+@dataclass(frozen=True)
+class Power:
+    """What a number of samples can show.
 
-    A few ruined pictures make a long tail, under which percentile and t intervals are too short; this one is not.
+    Attributes:
+        smallest: smallest difference found with the chance that was asked for, in the unit of the spread.
+        needed: samples that find the difference that was asked for; ``None`` where none was.
+    """
+
+    smallest: float
+    needed: int | None
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """What another seed alone changes.
+
+    Attributes:
+        score: standard deviation of one score of one sample.
+        mean: standard deviation of the mean over the samples.
+        difference: standard deviation of the difference of two runs' means: the square root of two times ``mean``.
+        n: samples it was found on.
+    """
+
+    score: float
+    mean: float
+    difference: float
+    n: int
+
+
+# Intervals of a mean --------------------------------------------------------------------------------------------------
+
+
+def mean_interval(values: Row, level: float = 0.95, proportion: bool | None = None) -> Interval:
+    """Return the two-sided interval of a mean.
 
     Args:
-        values: finite scores, one an independent sample.
+        values: (n,) finite scores, one per independent sample, at least eight.
         level: coverage, in (0, 1).
-
-    Returns:
-        Lower and upper bound; both ``nan`` below eight values, both the mean if all values are equal.
-    """
-    n = values.size
-    if n < SMALLEST:
-        return math.nan, math.nan
-    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n)
-    if error == 0.0:
-        return mean, mean
-    rng = np.random.default_rng(SEED)
-    draws = values[rng.integers(0, n, size=(RESAMPLES, n))]
-    errors = draws.std(axis=1, ddof=1) / math.sqrt(n)
-    t = (draws.mean(axis=1) - mean)[errors > 0] / errors[errors > 0]
-    upper_t, lower_t = np.quantile(t, [(1 + level) / 2, (1 - level) / 2])
-    return mean - float(upper_t) * error, mean - float(lower_t) * error
-
-
-def paired_difference(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Summary:
-    """Summarise ``a - b`` over samples scored by both; a pair with a NaN counts as missing.
+        proportion: whether the scores are zeros and ones that stand for no and yes, which takes Wilson's interval;
+            ``None`` says yes if every score is 0 or 1. Say ``False`` for a measured quantity that happens to be 0.
 
     Raises:
-        ValueError: the two do not pair one to one.
+        InvalidScoresError: NaN or infinite scores, too few, or a level outside (0, 1).
     """
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"Expected two equally long rows of scores, got shapes {a.shape} and {b.shape}.")
-    return summarise(np.subtract(a, b).tolist())
+    scores = _checked(values, "values")
+    _check_level(level)
+    if proportion is None:
+        proportion = _zeros_and_ones(scores)
+    if proportion:
+        if not _zeros_and_ones(scores):
+            raise InvalidScoresError("A proportion has scores of 0 and 1 only. Leave proportion out, or pass False.")
+        return wilson(int(scores.sum()), scores.size, level)
+    (interval,) = _intervals([scores], (1 - level) / 2)
+    return interval
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Return Wilson's two-sided interval of a share (Wilson 1927), in [0, 1].
+
+    Args:
+        successes: how many of the ``n`` are counted, 0..n.
+        n: samples, at least 1.
+        level: coverage, in (0, 1).
+
+    Raises:
+        InvalidScoresError: no sample, or more successes than samples.
+    """
+    _check_level(level)
+    if not (n >= 1 and 0 <= successes <= n):
+        raise InvalidScoresError(f"Got {successes} of {n}. Expected a count from 0 to n, and n at least 1.")
+    z, share = float(ndtri((1 + level) / 2)), successes / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((centre + side * half) / (1 + z * z / n) for side in (-1, 1))
+    return Interval(0.0 if successes == 0 else low, 1.0 if successes == n else high)
+
+
+def summarise(values: Sequence[float | None] | Scores, proportion: bool | None = None) -> Summary:
+    """Summarise the scores of one cell; ``None`` and NaN stand for a sample without a score."""
+    return summarise_all([values], None if proportion is None else [proportion])[0]
+
+
+def summarise_all(
+    columns: Sequence[Sequence[float | None] | Scores],
+    proportions: Sequence[bool] | None = None,
+    intervals: bool = True,
+) -> list[Summary]:
+    """Summarise many cells at once: cells with equally many scores share one set of resamples.
+
+    Args:
+        columns: the scores of each cell; ``None`` and NaN stand for a sample without a score.
+        proportions: per cell, whether it holds shares of zeros and ones; ``None`` decides by the scores.
+        intervals: off leaves ``low`` and ``high`` out, which is most of the work.
+    """
+    everything = [np.array(column, dtype=np.float64) for column in columns]
+    scored = [column[~np.isnan(column)] for column in everything]
+    finite = [column[np.isfinite(column)] for column in scored]
+    bounds = [Interval(math.nan, math.nan)] * len(finite)
+    if intervals:
+        shares = proportions or [bool(f.size) and _zeros_and_ones(f) for f in finite]
+        long = [i for i, f in enumerate(finite) if f.size >= SMALLEST]
+        for i in (i for i in long if shares[i]):
+            bounds[i] = mean_interval(finite[i], proportion=True)
+        rest = [i for i in long if not shares[i]]
+        for i, interval in zip(rest, _intervals([finite[i] for i in rest], 0.025), strict=True):
+            bounds[i] = interval
+    return [_summary(*parts) for parts in zip(everything, scored, finite, bounds, strict=True)]
+
+
+def _summary(everything: Scores, scored: Scores, finite: Scores, bounds: Interval) -> Summary:
+    mean = float(finite.mean()) if finite.size else (float(scored[0]) if scored.size else math.nan)
+    median = float(np.median(scored)) if scored.size else math.nan
+    return Summary(
+        mean, *bounds, median, scored.size, scored.size - finite.size, everything.size - scored.size
+    )  # fmt: skip
+
+
+def paired_difference(a: Row, b: Row) -> Summary:
+    """Summarise ``a - b`` over samples scored by both, with the 95 % interval of the mean difference.
+
+    Args:
+        a: (n,) scores; NaN where a sample has none. Two infinite scores of one sign differ by 0.
+        b: (n,) scores of the same samples in the same order.
+
+    Returns:
+        The summary of the differences; a pair with a NaN counts as missing, one with an infinity as infinite.
+
+    Raises:
+        InvalidScoresError: the two do not pair one to one.
+    """
+    return summarise(_subtract(a, b), proportion=False)
+
+
+def _subtract(a: Row, b: Row) -> Scores:
+    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if left.shape != right.shape or left.ndim != 1:
+        raise InvalidScoresError(
+            f"Got scores of shapes {left.shape} and {right.shape}. Expected two equally long rows, paired by sample."
+        )
+    difference = np.zeros_like(left)
+    np.subtract(left, right, out=difference, where=~(np.isinf(left) & (left == right)))
+    return difference
+
+
+# Decisions ------------------------------------------------------------------------------------------------------------
+
+
+def non_inferiority(differences: Row, margin: float, level: float = 0.95) -> NonInferiority:
+    """Decide whether a candidate is at most ``margin`` worse than what was accepted.
+
+    Args:
+        differences: (n,) candidate minus accepted, turned so that positive is better, one per independent sample, at
+            least eight.
+        margin: > 0, in the same unit: the loss that is still tolerated.
+        level: of each one-sided bound, in (0.5, 1).
+
+    Raises:
+        InvalidScoresError: NaN or infinite differences, too few, a margin that is not above 0, or such a level.
+    """
+    scores = _checked(differences, "differences")
+    _check_margin(margin)
+    if not 0.5 < level < 1:
+        raise InvalidScoresError(f"Got level {level}. Expected a number between 0.5 and 1, such as 0.95.")
+    ((low, high),) = _intervals([scores], 1 - level)
+    if low > -margin:
+        return NonInferiority("pass", low, high, None)
+    if high < -margin:
+        return NonInferiority("fail", low, high, None)
+    distance = abs(float(scores.mean()) + margin)
+    needed = _samples(float(scores.std(ddof=1)), distance, level, CHANCE)
+    return NonInferiority("inconclusive", low, high, None if needed is None else max(needed, scores.size + 1))
+
+
+def regression_p(differences: Row, margin: float) -> float:
+    """Return the p-value of "not worse by more than the margin": small where the candidate is worse.
+
+    It agrees with :func:`non_inferiority`: the verdict at a level is ``fail`` where this lies below one minus that
+    level. Give it to :func:`holm` where several metrics may each refuse a candidate.
+
+    Raises:
+        InvalidScoresError: as in :func:`non_inferiority`.
+    """
+    scores = _checked(differences, "differences")
+    _check_margin(margin)
+    n, distance = scores.size, float(scores.mean()) + margin
+    error = _error(scores)
+    if error == 0.0:
+        return 0.0 if distance < 0 else 1.0
+    observed = distance / error
+    below = float(np.mean(_studentised(scores[:, None])[:, 0] <= observed))
+    bootstrap = below + math.sqrt(below * (1 - below) / RESAMPLES) + 1 / RESAMPLES
+    return min(1.0, max(bootstrap, float(stdtr(n - 1, observed))))
+
+
+def holm(p_values: Row) -> Scores:
+    """Return p-values adjusted for their number after Holm (1979), in the order given.
+
+    Args:
+        p_values: (k,) in [0, 1]. A hypothesis is refused where its adjusted value is at most the error rate.
+
+    Raises:
+        InvalidScoresError: a value outside [0, 1] or NaN.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise InvalidScoresError("Got p-values that are no row of numbers in [0, 1].")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)).clip(max=1.0)
+    adjusted = np.empty_like(p)
+    adjusted[order] = stepped
+    return adjusted
+
+
+def power(sd: float, n: int, difference: float | None = None, level: float = 0.95, chance: float = CHANCE) -> Power:
+    """Return what ``n`` samples can show, and how many a difference needs (one-sided, normal approximation).
+
+    Args:
+        sd: standard deviation of the paired differences, >= 0, in the metric's unit.
+        n: samples, at least 2.
+        difference: the loss to be found, > 0, in the same unit.
+        level: of the one-sided bound, in (0.5, 1).
+        chance: of finding it, in (0, 1).
+
+    Raises:
+        InvalidScoresError: a value outside these ranges.
+    """
+    if not (math.isfinite(sd) and sd >= 0) or n < 2 or not (0.5 < level < 1) or not (0 < chance < 1):
+        raise InvalidScoresError(
+            f"Got sd {sd}, n {n}, level {level}, chance {chance}. Expected sd >= 0, n >= 2, level in (0.5, 1) and "
+            "chance in (0, 1)."
+        )
+    if difference is not None:
+        _check_margin(difference, "difference")
+    reach = float(ndtri(level) + ndtri(chance))
+    needed = None if difference is None else _samples(sd, difference, level, chance)
+    return Power(reach * sd / math.sqrt(n), needed)
+
+
+def noise_floor(scores: npt.ArrayLike) -> NoiseFloor:
+    """Return what the seed alone changes, from several images per sample.
+
+    Args:
+        scores: (n, draws) scores of the same method: one row per sample, one column per repeat or second seed; at
+            least eight rows and two columns, all finite.
+
+    Raises:
+        InvalidScoresError: another shape, NaN or infinite scores, or too few.
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise InvalidScoresError(
+            f"Got scores of shape {table.shape}. Expected (samples, draws) with at least two draws: --repeats 2, or a "
+            "second run with another seed."
+        )
+    _checked(table.ravel()[: table.shape[0]], "scores")
+    if not np.isfinite(table).all():
+        raise InvalidScoresError("Got NaN or infinite scores. Leave out the samples that have no score in some draw.")
+    n = table.shape[0]
+    variance = float(table.var(axis=1, ddof=1).mean())
+    mean = math.sqrt(variance / n)
+    return NoiseFloor(math.sqrt(variance), mean, math.sqrt(2) * mean, n)
+
+
+def _samples(sd: float, difference: float, level: float, chance: float) -> int | None:
+    reach = float(ndtri(level) + ndtri(chance))
+    ratio = reach * sd / difference if difference else math.inf
+    return max(2, math.ceil(ratio**2)) if ratio < 1e6 else None
+
+
+# The studentised bootstrap --------------------------------------------------------------------------------------------
+
+
+def _intervals(columns: Sequence[Scores], tail: float) -> list[Interval]:
+    """Return bounds with ``tail`` outside on each side, for rows of finite scores; equal lengths share resamples.
+
+    Efron and Tibshirani 1993, sec. 12.5. A fixed set of resamples is a sample itself: its quantile is taken one
+    standard error further out, so that the seed cannot make an interval too short.
+    """
+    bounds: list[Interval] = [Interval(math.nan, math.nan)] * len(columns)
+    reach = tail - math.sqrt(tail * (1 - tail) / RESAMPLES)
+    for n in dict.fromkeys(column.size for column in columns):
+        places = [i for i, column in enumerate(columns) if column.size == n]
+        spread = [i for i in places if _error(columns[i]) > 0]
+        for i in places:
+            bounds[i] = Interval(*[float(columns[i].mean())] * 2)
+        if not spread:
+            continue
+        t = _studentised(np.stack([columns[i] for i in spread], axis=1))
+        outer = float(stdtrit(n - 1, 1 - tail))
+        upper = np.maximum(np.quantile(t, 1 - reach, axis=0), outer)
+        lower = np.minimum(np.quantile(t, reach, axis=0), -outer)
+        for i, up, down in zip(spread, upper, lower, strict=True):
+            mean, error = float(columns[i].mean()), _error(columns[i])
+            bounds[i] = Interval(mean - float(up) * error, mean - float(down) * error)
+    return bounds
+
+
+def _studentised(columns: Scores) -> Scores:
+    """Return the bootstrap distribution of t, (resamples, k), of the columns of (n, k); no column may be constant."""
+    n = columns.shape[0]
+    centred = columns - columns.mean(axis=0)
+    centred /= np.abs(centred).max(axis=0)  # t has no unit; squares stay in range
+    moments = np.hstack([centred, centred**2])
+    parts = []
+    for counts in _resamples(n):
+        means, squares = np.hsplit(counts @ moments / n, 2)
+        variances = squares - means**2
+        # A resample of one value only has no spread but rounding: it says nothing of t and counts as its centre.
+        spread = variances > 1e-12 * squares
+        errors = np.sqrt(variances / (n - 1), out=np.ones_like(means), where=spread)
+        parts.append(np.where(spread, means / errors, 0.0))
+    return np.concatenate(parts)
+
+
+def _resamples(n: int) -> Iterator[Scores]:
+    """Yield how often each of ``n`` values is drawn in each resample, in blocks of rows."""
+    rows = max(1, min(RESAMPLES, _BLOCK // n))
+    for block, start in enumerate(range(0, RESAMPLES, rows)):
+        make = _cached_counts if n <= _CACHED else _counts
+        yield make(n, min(rows, RESAMPLES - start), block)
+
+
+def _counts(n: int, rows: int, block: int) -> Scores:
+    rng = np.random.default_rng([SEED, n, block])
+    drawn = rng.integers(0, n, size=(rows, n)) + np.arange(rows)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+_cached_counts = lru_cache(maxsize=8)(_counts)
+
+
+# What may come in -----------------------------------------------------------------------------------------------------
+
+
+def _error(scores: Scores) -> float:
+    """Return the standard error of the mean; 0 where all scores are equal, whatever rounding makes of their mean."""
+    if float(np.ptp(scores)) == 0.0:
+        return 0.0
+    return float(scores.std(ddof=1)) / math.sqrt(scores.size)
+
+
+def _zeros_and_ones(scores: Scores) -> bool:
+    return bool(((scores == 0.0) | (scores == 1.0)).all())
+
+
+def _checked(values: Row, what: str) -> Scores:
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1:
+        raise InvalidScoresError(f"Got {what} of shape {scores.shape}. Expected one row, one number per sample.")
+    bad = int((~np.isfinite(scores)).sum())
+    if bad:
+        raise InvalidScoresError(
+            f"Got {bad} of {scores.size} {what} that are NaN or infinite. Leave those samples out and count them."
+        )
+    if scores.size < SMALLEST:
+        raise InvalidScoresError(f"Got {scores.size} {what}. Expected at least {SMALLEST}: fewer carry no interval.")
+    return scores
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise InvalidScoresError(f"Got level {level}. Expected a number between 0 and 1, such as 0.95.")
+
+
+def _check_margin(margin: float, what: str = "margin") -> None:
+    if not (math.isfinite(margin) and margin > 0):
+        raise InvalidScoresError(f"Got {what} {margin}. Expected a finite number above 0, in the metric's own unit.")
