@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from baselines.bases import (
-    decode,
-    describe_base,
-    encode,
-    find_base,
-    in_batches,
-    load_vae,
-    pad_to_multiple,
-    vae_factor,
-)
+from baselines.latents import decode_scaled, encode_scaled, load_vae, vae_factor
+from baselines.presets import describe_base, find_base
 from brushbench.devices import choose_device
 from brushbench.types import JSON, Capabilities, Picture, Sample
 
 
+@dataclass(eq=False)
 class Vae:
     """Return the reference picture, encoded and decoded. A reference line: never ranked.
 
-    The posterior is taken at its mode. Where a side is not divisible by the autoencoder's factor, the last row or
-    column is repeated before and cut off after.
+    The posterior is taken at its mode.
 
     Args:
         preset: ``tiny`` | ``sd15`` | ``sdxl``.
@@ -31,11 +24,15 @@ class Vae:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` …
     """
 
-    capabilities = Capabilities(text=False, batch=16, needs_reference=True)
+    preset: str = "tiny"
+    base: str | None = None
+    device: str = "auto"
 
-    def __init__(self, preset: str = "tiny", base: str | None = None, device: str = "auto") -> None:
-        self.folder = find_base(preset, base)
-        self.vae: Any = load_vae(self.folder, choose_device(device))
+    def __post_init__(self) -> None:
+        """Load the autoencoder."""
+        self.folder = find_base(self.preset, self.base)
+        self.vae: Any = load_vae(self.folder, choose_device(self.device))
+        self.capabilities = Capabilities(text=False, batch=16, multiple=vae_factor(self.vae), needs_reference=True)
 
     def describe(self) -> Mapping[str, JSON]:
         """Return the settings and the autoencoder's SHA-256."""
@@ -43,9 +40,4 @@ class Vae:
 
     def inpaint_reference(self, samples: Sequence[Sample]) -> list[Picture]:
         """Return each sample's reference picture after the round trip."""
-        return in_batches(samples, self._round_trip)
-
-    def _round_trip(self, samples: Sequence[Sample]) -> list[Picture]:
-        height, width = samples[0].image.shape[:2]
-        padded = [pad_to_multiple(sample.image, vae_factor(self.vae)) for sample in samples]
-        return [picture[:height, :width] for picture in decode(self.vae, encode(self.vae, padded))]
+        return decode_scaled(self.vae, encode_scaled(self.vae, [sample.image for sample in samples]))

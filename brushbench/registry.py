@@ -11,7 +11,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -168,7 +168,8 @@ def build(kind: Kind, spec: Spec, context: Mapping[str, Any] | None = None) -> A
     for key in spec.options:
         if key not in known:
             raise UnknownNameError(f"option of {kind} {spec.name!r}", key, known)
-    hints = typing.get_type_hints(cls.__init__)
+    # An inherited field of a dataclass is annotated in its own class's module.
+    hints = typing.get_type_hints(cls if is_dataclass(cls) else cls.__init__)
     options = {key: _convert(spec.name, key, value, hints.get(key, str)) for key, value in spec.options.items()}
     for key, value in (context or {}).items():
         if key in known:

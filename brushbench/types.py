@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkabl
 import numpy as np
 import numpy.typing as npt
 
-from brushbench.errors import UnusableError
+from brushbench.errors import UnusableError, UsageError
 
 if TYPE_CHECKING:
+    import PIL.Image
+
     from brushbench.features import Features
 
 __all__ = [
@@ -114,6 +116,7 @@ class InpaintRequest:
         prompt: what the finished picture shows.
         negative_prompt: what it must not show; methods without one ignore it.
         seed: 63-bit seed of this sample.
+        split: ``inside`` | ``outside`` | ``brush``, or the benchmark's own: what kind of hole it is.
     """
 
     id: str
@@ -122,6 +125,7 @@ class InpaintRequest:
     prompt: str
     negative_prompt: str
     seed: int
+    split: str
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class Sample:
         """Return what a method may see: the picture with its hole painted grey 127."""
         image = self.image.copy()
         image[self.hole] = NEUTRAL_GREY
-        return InpaintRequest(self.id, image, self.hole.copy(), self.prompt, negative_prompt, seed)
+        return InpaintRequest(self.id, image, self.hole.copy(), self.prompt, negative_prompt, seed, self.split)
 
 
 class Benchmark(Protocol):
@@ -214,16 +218,44 @@ class Benchmark(Protocol):
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a method can do, so that the toolkit asks nothing else of it."""
+    """What a method can do. The driver, :class:`brushbench.evaluation.sources.Method`, sees to every field.
 
-    text: bool = True  # does the prompt matter?
+    Attributes:
+        text: whether it reads the prompt; without it prompts arrive empty.
+        negative_prompt: whether it reads a negative prompt; without it none arrives.
+        batch: most requests in one call.
+        native_size: pixels; the shorter side of every picture is brought to it before a call, and the result back to
+            the picture's own size. None: pictures come at their own size.
+        multiple: height and width of every picture in a call are divisible by it; the last row and column are repeated
+            up to it, and cut off after.
+        needs_grad: whether it computes gradients; else it is called without autograd.
+        background: what happens to the kept pixels; ``exact`` ones need no blended variant.
+        needs_reference: it sees the answer (:class:`ReferenceInpainter`): a reference line, never ranked.
+    """
+
+    text: bool = True
     negative_prompt: bool = False
-    batch: int = 1  # largest batch it takes at once
-    native_size: int | None = None  # side in pixels it was trained for; None = any
-    multiple: int = 1  # height and width must be divisible by this
+    batch: int = 1
+    native_size: int | None = None
+    multiple: int = 1
     needs_grad: bool = False
-    background: Literal["exact", "latent-blend", "free"] = "free"  # what happens to the kept pixels
-    needs_reference: bool = False  # sees the answer: a reference line, never ranked
+    background: Literal["exact", "latent-blend", "free"] = "free"
+    needs_reference: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse limits that no call can keep to.
+
+        Raises:
+            UsageError: ``batch``, ``multiple`` or ``native_size`` is no whole number from 1 on, or an unknown
+                ``background``.
+        """
+        for name, limit in (("batch", self.batch), ("multiple", self.multiple), ("native_size", self.native_size)):
+            if limit is None and name == "native_size":
+                continue
+            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+                raise UsageError(f"Capabilities: {name} is {limit!r}, expected a whole number from 1 on.")
+        if self.background not in ("exact", "latent-blend", "free"):
+            raise UsageError(f"Capabilities: background is {self.background!r}, expected exact, latent-blend or free.")
 
 
 class _Described(Protocol):
@@ -238,10 +270,11 @@ class _Described(Protocol):
 class Inpainter(_Described, Protocol):
     """One method on the leaderboard."""
 
-    def inpaint(self, requests: Sequence[InpaintRequest]) -> list[Picture]:
-        """Return one uint8 (H, W, 3) picture a request, in order, before blending.
+    def inpaint(self, requests: Sequence[InpaintRequest]) -> Sequence[Picture | PIL.Image.Image]:
+        """Return one picture per request, in order, before blending: uint8 (H, W, 3) RGB, or PIL.
 
-        The result for one request may not depend on its neighbours.
+        The requests of a call have one split and one size, as :class:`Capabilities` asks for it. The result for one
+        may not depend on its neighbours.
         """
         ...
 
@@ -250,8 +283,8 @@ class Inpainter(_Described, Protocol):
 class ReferenceInpainter(_Described, Protocol):
     """A reference line (``capabilities.needs_reference``): it sees the answer and is never ranked."""
 
-    def inpaint_reference(self, samples: Sequence[Sample]) -> list[Picture]:
-        """Return one uint8 (H, W, 3) picture a sample, in order."""
+    def inpaint_reference(self, samples: Sequence[Sample]) -> Sequence[Picture | PIL.Image.Image]:
+        """Return one picture per sample, in order, as :meth:`Inpainter.inpaint` does."""
         ...
 
 

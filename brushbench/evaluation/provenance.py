@@ -11,8 +11,8 @@ from typing import Any
 
 from brushbench import __version__
 from brushbench.config import SCHEMA_VERSION, RunConfig
-from brushbench.evaluation.generation import Source
 from brushbench.evaluation.plan import make_plan
+from brushbench.evaluation.sources import Source
 from brushbench.types import JSON, Benchmark
 
 __all__ = ["git_revision", "machine", "make_header", "software"]

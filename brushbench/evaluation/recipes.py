@@ -10,10 +10,11 @@ from brushbench import registry
 from brushbench.config import RunConfig, make_config
 from brushbench.engines.shard import Shard
 from brushbench.errors import BrushbenchError, DataError, RunError, UnknownNameError, UsageError
-from brushbench.evaluation.generation import ImageFolder, Method, NoPicture, Source, ask, generate
+from brushbench.evaluation.generation import generate
 from brushbench.evaluation.loading import load_benchmark, load_inpainter
 from brushbench.evaluation.provenance import make_header
 from brushbench.evaluation.scoring import Scoring, choose_columns, choose_variants, score
+from brushbench.evaluation.sources import ImageFolder, Method, NoPicture, Source
 from brushbench.features import Features
 from brushbench.registry import Spec, parse_spec
 from brushbench.runs import Run
@@ -205,7 +206,7 @@ def inpaint_one(
     method = Method(load_inpainter(model, device, dtype))
     if method.capabilities.needs_reference:
         raise UsageError(f"{model!r} is a reference line, which returns the answer. Name a method that makes one.")
-    answer = ask(method, [sample], [sample_seed(seed, sample.id)], negative_prompt)[0]
+    answer = method.answers([sample], [sample_seed(seed, sample.id)], negative_prompt)[0]
     if isinstance(answer, NoPicture):
         raise BrushbenchError(f"{model} made no picture: {answer.reason}.")
     return blend(picture, answer, hole, mode=blend_mode)  # type: ignore[arg-type]

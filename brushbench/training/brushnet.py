@@ -22,17 +22,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from baselines.bases import (
-    PRESETS,
-    decode,
-    describe_base,
-    find_base,
-    load_base,
-    make_scheduler,
-    preset_named,
-    vae_factor,
-)
 from baselines.brushnet import describe_branch
+from baselines.diffusion import load_base
+from baselines.latents import decode_scaled, vae_factor
+from baselines.presets import PRESETS, describe_base, find_base, make_scheduler, preset_named
 from brushbench import registry
 from brushbench.benchmarks import layout_of
 from brushbench.errors import ConfigMismatchError, MissingWeightsError, UnknownNameError, UsageError
@@ -72,7 +65,8 @@ class BrushNetRecipe:
     """What is trained; how is :class:`~brushbench.training.loop.FitConfig`'s.
 
     Attributes:
-        base: a preset of :data:`baselines.bases.PRESETS`, a folder of a stock pipeline or a hub id. SDXL is recognised.
+        base: a preset of :data:`baselines.presets.PRESETS`, a folder of a stock pipeline or a hub id. SDXL is
+            recognised.
         data: ``scenes`` (the endless stream of :mod:`brushbench.scenes`), BrushData's folder, tar or hub id, or a
             benchmark by name or folder.
         masks: ``segmentation`` (a picture's own masks) | ``random`` (brush strokes).
@@ -383,7 +377,7 @@ class BrushNetTask:
             generator=[torch.Generator().manual_seed(place) for place in range(len(shown))],
             output_type="latent",
         ).images
-        results = decode(base.vae, latents)
+        results = decode_scaled(base.vae, latents)
         rows = [part for three in zip(inputs, results, [p.image for p in shown], strict=True) for part in three]
         return contact_sheet(np.stack(rows), 6)
 
@@ -465,7 +459,7 @@ def _check(config: FitConfig, recipe: BrushNetRecipe) -> None:
 
 
 def _place_of(base: str) -> dict[str, str]:
-    """Return the arguments of :func:`baselines.bases.find_base` for a preset, a folder or a hub id."""
+    """Return the arguments of :func:`baselines.presets.find_base` for a preset, a folder or a hub id."""
     return {"base": base} if base not in PRESETS and ("/" in base or Path(base).exists()) else {"preset": base}
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.bases import decode
 from baselines.brushnet import BrushNet, find_checkpoint
+from baselines.diffusion import Batch
+from baselines.latents import decode_scaled
 from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError, WeightsError
+from brushbench.evaluation.sources import Method
 from brushbench.registry import Spec, build
 from brushbench.types import Inpainter
 from brushnet import BrushNetModel
@@ -73,14 +75,14 @@ def test_it_is_an_inpainter_with_the_settings_that_were_asked_for(folder):
 
 def test_each_split_gets_the_branch_for_its_masks(folder, ours):
     request = make_request()
-    by_split = {split: ours.for_split(split).inpaint([request])[0] for split in ("inside", "outside", "brush")}
+    asked = {split: replace(request, split=split) for split in ("inside", "outside", "brush")}
+    by_split = {split: ours.inpaint([one])[0] for split, one in asked.items()}
     assert differ(by_split["inside"], by_split["outside"]) == 0
     assert differ(by_split["inside"], by_split["brush"]) > 0
     for kind, split in (("segmentation", "inside"), ("random", "brush")):
         only = method(folder, masks=kind)
-        assert differ(only.for_split("inside").inpaint([request])[0], by_split[split]) == 0
-        assert differ(only.for_split("brush").inpaint([request])[0], by_split[split]) == 0
-    assert differ(ours.inpaint([request])[0], by_split["inside"]) == 0
+        assert differ(only.inpaint([asked["inside"]])[0], by_split[split]) == 0
+        assert differ(only.inpaint([asked["brush"]])[0], by_split[split]) == 0
 
 
 def test_one_checkpoint_serves_every_split(folder):
@@ -97,26 +99,27 @@ def test_the_picture_is_the_pipelines_from_the_requests_seed(ours):
         prompt=request.prompt, image=Image.fromarray(request.image), mask=request.hole, num_inference_steps=2,
         generator=torch.Generator().manual_seed(request.seed), guidance_scale=4.0, output_type="latent",
     ).images  # fmt: skip
-    assert differ(ours.inpaint([request])[0], decode(pipe.vae, latents)[0]) == 0
+    assert differ(ours.inpaint([request])[0], decode_scaled(pipe.vae, latents)[0]) == 0
 
 
 def test_a_picture_does_not_depend_on_its_neighbours_or_their_sizes(ours):
     requests = [make_request(0), make_request(1, 48, 72), make_request(2), make_request(3, negative="a blue square")]
-    together = ours.inpaint(requests)
+    together = Method(ours).ask(requests)
     for request, picture in zip(requests, together, strict=True):
         assert picture.shape == request.image.shape
         assert differ(picture, ours.inpaint([request])[0]) <= 1
 
 
-def test_micro_batches_change_latents_by_less_than_1e_4(ours, monkeypatch):
-    seen = []
-    monkeypatch.setattr("baselines.brushnet.decode", lambda vae, latents: seen.append(latents) or decode(vae, latents))
+def test_requests_that_do_not_go_together_are_refused_with_the_way_to_ask(ours):
+    for other in (make_request(1, 48, 72), replace(make_request(1), split="brush"), make_request(1, negative="blue")):
+        with pytest.raises(UsageError, match=r"Method\(inpainter\)\.ask\(requests\)"):
+            ours.inpaint([make_request(0), other])
+
+
+def test_micro_batches_change_latents_by_less_than_1e_4(ours):
     requests = [make_request(i) for i in range(3)]
-    ours.inpaint(requests)
-    monkeypatch.setattr("baselines.bases.BATCH", 1)
-    ours.inpaint(requests)
-    whole, *parts = seen
-    assert len(parts) == 3
+    whole = ours.latents(Batch.of(requests, ours.factor, ours.multiple))
+    parts = [ours.latents(Batch.of([request], ours.factor, ours.multiple)) for request in requests]
     assert (whole - torch.cat(parts)).abs().max() < 1e-4
 
 
@@ -130,17 +133,15 @@ def test_nothing_of_the_hole_is_read_and_the_seed_decides(ours):
 
 
 def test_odd_sizes_come_back_as_they_were(ours):
-    picture = ours.inpaint([make_request(0, 61, 50)])[0]
+    (picture,) = Method(ours).ask([make_request(0, 61, 50)])
     assert picture.shape == (61, 50, 3)
     assert picture.dtype == np.uint8
 
 
 def test_scale_0_does_not_hear_the_branch(folder):
     silent = method(folder, scale=0.0)
-    request = make_request()
-    assert (
-        differ(silent.for_split("inside").inpaint([request])[0], silent.for_split("brush").inpaint([request])[0]) == 0
-    )
+    inside, brush = (silent.inpaint([replace(make_request(), split=split)])[0] for split in ("inside", "brush"))
+    assert differ(inside, brush) == 0
 
 
 def test_sdxl_bases_run_too(tmp_path_factory):
@@ -149,7 +150,7 @@ def test_sdxl_bases_run_too(tmp_path_factory):
     make_branch(make_unet("sdxl")).save_pretrained(root / "branch")
     ours = BrushNet("sdxl", base=str(root / "base"), checkpoint=str(root / "branch"), steps=2, device="cpu")
     requests = [make_request(0, 32, 32), make_request(1, 32, 32, negative="blue")]
-    together = ours.inpaint(requests)
+    together = Method(ours).ask(requests)
     for request, picture in zip(requests, together, strict=True):
         assert differ(picture, ours.inpaint([request])[0]) <= 1
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import bases
 from baselines.latent_copy import LatentCopy
+from baselines.latents import encode_scaled, reduce_hole
+from baselines.presets import SCHEDULERS, make_scheduler
 from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError
+from brushbench.evaluation.sources import Method
 from brushbench.registry import Spec, build
 from brushbench.types import Inpainter
 from tests.baselines.tiny_bases import make_request, make_sample, save_base, save_xl_base
@@ -48,7 +50,7 @@ class Recorded:
 
 
 # Not the ancestral one: its fresh noise at every step is not the initial noise.
-@pytest.mark.parametrize("scheduler", sorted(bases.SCHEDULERS.keys() - {"euler_a"}))
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS.keys() - {"euler_a"}))
 def test_pasted_latents_have_the_running_noise_level(folder, scheduler, monkeypatch):
     """With a model that predicts the true noise the latents are right by themselves: pasting must change nothing."""
     ours = method(folder, scheduler=scheduler, steps=4)
@@ -57,11 +59,11 @@ def test_pasted_latents_have_the_running_noise_level(folder, scheduler, monkeypa
     for paste in (True, False):
         if not paste:
             monkeypatch.setattr("baselines.latent_copy._paste", lambda *_: lambda *_: {})
-        clean = bases.encode(ours.pipe.vae, [request.image])
+        clean = encode_scaled(ours.pipe.vae, [request.image])
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(request.seed))
         # Schedulers start at pure noise; let that noise hold as much of the picture as the first level asks for.
         recorder = Recorded(ours.pipe, clean, noise)
-        monkeypatch.setattr("baselines.latent_copy.draw_noise", lambda *_, n=noise: n)
+        monkeypatch.setattr("baselines.diffusion.draw_noise", lambda *_, n=noise: n)
         start = start_of(scheduler, ours.pipe, clean, noise, steps=4)
         monkeypatch.setattr(type(ours.pipe), "prepare_latents", lambda *_, s=start, **__: s)
         ours.inpaint([request])
@@ -72,7 +74,7 @@ def test_pasted_latents_have_the_running_noise_level(folder, scheduler, monkeypa
 
 
 def start_of(name, pipe, clean, noise, steps):
-    scheduler = bases.make_scheduler(name, pipe.scheduler)
+    scheduler = make_scheduler(name, pipe.scheduler)
     scheduler.set_timesteps(steps)
     return scheduler.add_noise(clean, noise, scheduler.timesteps[:1])
 
@@ -80,21 +82,22 @@ def start_of(name, pipe, clean, noise, steps):
 def test_last_latents_are_the_clean_ones_where_kept_and_the_models_in_the_hole(ours, monkeypatch):
     request = make_request()
     ended = {}
-    monkeypatch.setattr("baselines.latent_copy.decode", lambda vae, latents: ended.update(x=latents) or [request.image])
+    monkeypatch.setattr(
+        "baselines.diffusion.decode_scaled", lambda vae, latents: ended.update(x=latents) or [request.image]
+    )
     ours.inpaint([request])
-    clean = bases.encode(ours.pipe.vae, [request.image])
+    clean = encode_scaled(ours.pipe.vae, [request.image])
     hole = torch.from_numpy(request.hole.reshape(16, 4, 16, 4).any(axis=(1, 3)))
     same = (ended["x"] == clean).all(dim=1)[0]
     assert torch.equal(same, ~hole)
 
 
-def test_the_two_reductions_of_the_hole(ours, monkeypatch):
+def test_the_two_reductions_of_the_hole():
     hole = np.zeros((64, 64), dtype=bool)
     hole[5, 9] = hole[8, 12] = True  # inside one block, and at another's top-left pixel
     places = {}
     for reduce in ("any", "nearest"):
-        monkeypatch.setattr(ours, "reduce", reduce)
-        latent = ours._latent_hole([hole], 4)
+        latent = reduce_hole([hole], 4, reduce)
         assert latent.shape == (1, 1, 16, 16)
         places[reduce] = [tuple(place) for place in latent[0, 0].nonzero().tolist()]
     assert places == {"any": [(1, 2), (2, 3)], "nearest": [(2, 3)]}
@@ -112,7 +115,7 @@ def test_truth_under_the_hole_does_not_matter(ours):
 
 def test_a_picture_depends_on_its_own_request_alone(ours):
     requests = [make_request(0), make_request(1, 48, 64), make_request(2)]
-    together = ours.inpaint(requests)
+    together = Method(ours).ask(requests)
     assert [picture.shape for picture in together] == [request.image.shape for request in requests]
     for picture, request in zip(together, requests, strict=True):
         assert picture.dtype == np.uint8
@@ -133,7 +136,7 @@ def test_the_global_generator_is_left_alone(folder):
 
 
 def test_odd_sizes_come_back_at_their_own_size(ours):
-    picture = ours.inpaint([make_request(0, 50, 61)])[0]
+    (picture,) = Method(ours).ask([make_request(0, 50, 61)])
     assert picture.shape == (50, 61, 3)
 
 
@@ -148,7 +151,7 @@ def test_sdxl_base(tmp_path):
     ours = LatentCopy(base=str(save_xl_base(tmp_path)), steps=2, device="cpu")
     assert type(ours.pipe).__name__ == "StableDiffusionXLPipeline"
     requests = [make_request(0, 32, 32), make_request(1, 32, 32, negative="a blue square")]
-    together = ours.inpaint(requests)
+    together = Method(ours).ask(requests)
     assert differ(together[1], ours.inpaint(requests[1:])[0]) <= 1
 
 
@@ -160,7 +163,8 @@ def test_description_names_settings_and_weights_but_no_place(folder, tmp_path):
     assert set(text["weights"]) == {"unet", "vae", "text_encoder"}
     assert all(len(digest) == 64 for files in text["weights"].values() for digest in files.values())
     assert str(folder) not in str(text)
-    assert ours.capabilities.native_size == 64
+    assert ours.capabilities.native_size is None
+    assert method(folder, size="native").capabilities.native_size == 64
 
 
 def test_wrong_options_are_refused_in_one_sentence(folder, tmp_path):

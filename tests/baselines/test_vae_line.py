@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 
 from baselines.vae import Vae
 from brushbench.errors import MissingWeightsError
+from brushbench.evaluation.sources import Method
 from brushbench.types import ReferenceInpainter
 from tests.baselines.tiny_bases import make_sample, save_base, save_xl_base
 
@@ -34,10 +35,10 @@ def test_equals_stock_encode_and_decode(folder):
 def test_sizes_may_differ_and_neighbours_do_not_matter(folder):
     ours = Vae(base=str(folder), device="cpu")
     samples = [make_sample(0, 33, 50), make_sample(1), make_sample(2, 33, 50)]
-    together = ours.inpaint_reference(samples)
+    together = Method(ours).answers(samples, [0] * len(samples), "")
     assert [picture.shape for picture in together] == [sample.image.shape for sample in samples]
     for picture, sample in zip(together, samples, strict=True):
-        alone = ours.inpaint_reference([sample])[0]
+        (alone,) = Method(ours).answers([sample], [0], "")
         assert np.abs(picture.astype(int) - alone.astype(int)).max() <= 1
 
 

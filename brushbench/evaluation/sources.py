@@ -1,0 +1,288 @@
+"""Where a run's pictures come from: a method, or a folder of pictures made elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+
+from brushbench.errors import DataError, UnusableError, UsageError, WeightsError
+from brushbench.files import is_file
+from brushbench.pictures import ImageFile
+from brushbench.store import State
+from brushbench.types import (
+    JSON,
+    NEUTRAL_GREY,
+    Capabilities,
+    Inpainter,
+    InpaintRequest,
+    Picture,
+    ReferenceInpainter,
+    Sample,
+)
+
+__all__ = ["Answer", "ImageFolder", "Method", "NoPicture", "Source"]
+
+LONGEST_SIDE = 8192  # pixels, of a picture brought to a method's native size
+IMAGE_SUFFIXES = (".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class NoPicture:
+    """Why a source has no picture for a sample."""
+
+    state: State
+    reason: str
+
+
+Answer: TypeAlias = "Picture | NoPicture"
+Asked = TypeVar("Asked", Sample, InpaintRequest)
+
+
+class Source(Protocol):
+    """Where a run's pictures come from."""
+
+    capabilities: Capabilities
+
+    def describe(self) -> Mapping[str, JSON]:
+        """Return the settings and hashes that decide the pictures."""
+        ...
+
+    def answers(self, samples: Sequence[Sample], seeds: Sequence[int], negative_prompt: str) -> list[Answer]:
+        """Return a picture, or the reason why there is none, for each sample."""
+        ...
+
+
+class Method:
+    """A method as a source: gives it requests as its capabilities say, and checks what comes back.
+
+    A call holds requests of one split and one size, at most ``capabilities.batch`` of them, and never mixes those with
+    and without a negative prompt: SDXL reads none as zeros, not as empty text, and a picture must not depend on its
+    neighbours. Pictures are brought to ``native_size`` and padded to ``multiple``, and the results back; prompts that
+    the method does not read are left out. A call that fails is repeated one request at a time, so that only what fails
+    is failed.
+
+    Args:
+        inpainter: the method.
+    """
+
+    def __init__(self, inpainter: Inpainter | ReferenceInpainter) -> None:
+        self.inpainter: Any = inpainter
+        self.capabilities = inpainter.capabilities
+
+    def describe(self) -> Mapping[str, JSON]:
+        """Return the method's own description, and how pictures are resized for it where they are."""
+        own: Mapping[str, JSON] = self.inpainter.describe()
+        side = self.capabilities.native_size
+        return own if side is None else {**own, "resize": f"shorter side to {side} pixels, Lanczos; hole: any"}
+
+    def answers(self, samples: Sequence[Sample], seeds: Sequence[int], negative_prompt: str) -> list[Answer]:
+        """Ask the method; a reference line sees the samples, all others requests that do not hold the answer.
+
+        Raises:
+            UsageError: the method refuses its settings.
+            WeightsError: the method's weights are missing or damaged.
+        """
+        if self.capabilities.needs_reference:
+            return self._ask(list(samples), self.inpainter.inpaint_reference)
+        return self.ask([sample.request(seed, negative_prompt) for sample, seed in zip(samples, seeds, strict=True)])
+
+    def ask(self, requests: Sequence[InpaintRequest]) -> list[Answer]:
+        """Return a picture, or the reason why there is none, for each request; sizes and splits may differ."""
+        can = self.capabilities
+        told = [
+            replace(
+                request,
+                prompt=request.prompt if can.text else "",
+                negative_prompt=request.negative_prompt if can.negative_prompt else "",
+            )
+            for request in requests
+        ]
+        return self._ask(told, self.inpainter.inpaint)
+
+    def _ask(self, asked: Sequence[Asked], call: Callable[[Sequence[Asked]], Sequence[Any]]) -> list[Answer]:
+        can, answers, fitted = self.capabilities, dict[int, Answer](), dict[int, Asked]()
+        for place, one in enumerate(asked):
+            working = _working_size(one.image, can)
+            if max(working) > LONGEST_SIDE:
+                answers[place] = NoPicture("failed", _too_long(one.image, working))
+            else:
+                fitted[place] = _fit(one, working, can.multiple)
+        for places in _calls(fitted, can.batch):
+            results = self._call([fitted[place] for place in places], call)
+            for place, result in zip(places, results, strict=True):
+                answers[place] = _answer(result, asked[place].image, fitted[place].image, can)
+        return [answers[place] for place in range(len(asked))]
+
+    def _call(self, asked: Sequence[Asked], call: Callable[[Sequence[Asked]], Sequence[Any]]) -> list[Any]:
+        """Return one result or :class:`NoPicture` for each; what fails together is tried one by one."""
+        try:
+            with _autograd(self.capabilities.needs_grad):
+                results = list(call(asked))
+            if len(results) != len(asked):
+                raise ValueError(f"the method returned {len(results)} pictures for {len(asked)} requests")
+        except (UsageError, WeightsError):
+            raise  # not the fault of one picture
+        except Exception as error:  # a method may raise anything; a run of 600 pictures must not die of one
+            if len(asked) == 1:
+                return [NoPicture("failed", f"{type(error).__name__}: {error}")]
+            return [self._call([one], call)[0] for one in asked]
+        return results
+
+
+def _calls(asked: Mapping[int, Asked], most: int) -> Iterable[list[int]]:
+    """Yield the places of what goes into each call."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for place, one in asked.items():
+        negative = isinstance(one, InpaintRequest) and bool(one.negative_prompt)
+        groups.setdefault((one.split, one.image.shape, negative), []).append(place)
+    for places in groups.values():
+        for start in range(0, len(places), most):
+            yield places[start : start + most]
+
+
+def _working_size(image: Picture, can: Capabilities) -> tuple[int, int]:
+    """Return the height and width that a method works at: its native size for the shorter side, or the picture's."""
+    height, width = image.shape[:2]
+    if can.native_size is None:
+        return height, width
+    scale = can.native_size / min(height, width)
+    return max(can.native_size, round(height * scale)), max(can.native_size, round(width * scale))
+
+
+def _too_long(image: Picture, working: tuple[int, int]) -> str:
+    height, width = image.shape[:2]
+    return (
+        f"{height} x {width} pixels would be {working[0]} x {working[1]} at the method's native size, expected at most "
+        f"{LONGEST_SIDE} per side"
+    )
+
+
+def _fit(one: Asked, working: tuple[int, int], multiple: int) -> Asked:
+    """Bring a picture and its hole to a method's size, and pad them; a pixel is hole if any that it stands for is."""
+    image, hole = one.image, one.hole
+    if image.shape[:2] != working:
+        shrinks = working[0] < image.shape[0]
+        hole = _resized(hole.astype(np.uint8) * 255, working, "BOX" if shrinks else "NEAREST") > 0
+        image = _resized(image, working, "LANCZOS")
+        if isinstance(one, InpaintRequest):
+            image[hole] = NEUTRAL_GREY
+    if working[0] % multiple or working[1] % multiple:
+        image, hole = _padded(image, multiple), _padded(hole, multiple)
+    return one if image is one.image else replace(one, image=image, hole=hole)
+
+
+def _resized(array: Picture, size: tuple[int, int], filter_name: str) -> Picture:
+    from PIL import Image
+
+    return np.array(Image.fromarray(array).resize(size[::-1], Image.Resampling[filter_name]))
+
+
+def _padded(array: Any, multiple: int) -> Any:
+    """Repeat the last row and column of a picture or hole until both sides are divisible."""
+    height, width = array.shape[:2]
+    margins = [(0, -height % multiple), (0, -width % multiple)] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, margins, mode="edge")
+
+
+def _answer(result: Any, own: Picture, given: Picture, can: Capabilities) -> Answer:
+    """Check a method's result, cut its padding off and bring it to the picture's own size."""
+    from PIL import Image
+
+    if isinstance(result, NoPicture):
+        return result
+    picture = np.asarray(result) if isinstance(result, Image.Image) and result.mode == "RGB" else result
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape != given.shape:
+        return NoPicture("failed", f"the method returned {_in_words(result)}, expected uint8 {given.shape}, or PIL RGB")
+    height, width = _working_size(own, can)
+    picture = picture[:height, :width]
+    return picture if picture.shape == own.shape else _resized(picture, own.shape[:2], "LANCZOS")
+
+
+def _in_words(result: Any) -> str:
+    from PIL import Image
+
+    if isinstance(result, np.ndarray):
+        return f"{result.dtype} {result.shape}"
+    if isinstance(result, Image.Image):
+        return f"a PIL picture of mode {result.mode}, {result.height} x {result.width}"
+    return f"a {type(result).__name__}"
+
+
+def _autograd(needed: bool) -> AbstractContextManager[object]:
+    """Turn torch's autograd on or off for one call; nothing to do where torch was never imported."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return nullcontext()
+    context: AbstractContextManager[object] = torch.enable_grad() if needed else torch.no_grad()
+    return context
+
+
+class ImageFolder:
+    """A source of pictures made elsewhere: ``DIR/SPLIT/ID.png``, or ``DIR/ID.png`` where one split is scored.
+
+    Args:
+        folder: where the pictures lie; PNG, WebP, BMP, TIFF or JPEG, lossless ones preferred.
+        splits: the splits that are scored.
+
+    Raises:
+        DataError: no such folder, or pictures for several splits that do not say of which split they are.
+    """
+
+    capabilities = Capabilities(text=True, batch=64)
+
+    def __init__(self, folder: Path | str, splits: Sequence[str]) -> None:
+        self.folder = Path(folder).expanduser()
+        if not self.folder.is_dir():
+            raise DataError(f"--images {self.folder} is no folder. Name the folder that holds your pictures.")
+        self.flat = not any((self.folder / split).is_dir() for split in splits)
+        if self.flat and len(splits) > 1:
+            raise DataError(
+                f"{self.folder} has none of the folders {', '.join(splits)}. Put each split's pictures in a folder "
+                "of its name, or score one split with --split."
+            )
+
+    def describe(self) -> Mapping[str, JSON]:
+        """Return a hash over every picture in the folder."""
+        digest = hashlib.sha256()
+        for file in sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
+            digest.update(f"{file.relative_to(self.folder).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return {"method": "pictures made elsewhere", "sha256": digest.hexdigest()}
+
+    def path_of(self, sample: str, split: str) -> Path:
+        """Return where the picture of a sample is expected, as a PNG."""
+        return (self.folder if self.flat else self.folder / split) / f"{sample}.png"
+
+    def find(self, sample: str, split: str) -> Path | None:
+        """Return the picture of a sample, whatever its format, or ``None``."""
+        wanted = self.path_of(sample, split)
+        files = (wanted.with_name(f"{sample}{suffix}") for suffix in IMAGE_SUFFIXES)
+        return next((file for file in files if is_file(file)), None)
+
+    def answers(self, samples: Sequence[Sample], seeds: Sequence[int], negative_prompt: str) -> list[Answer]:  # noqa: ARG002
+        """Read each sample's picture."""
+        return [self._read(sample) for sample in samples]
+
+    def _read(self, sample: Sample) -> Answer:
+        file = self.find(sample.id, sample.split)
+        if file is None:
+            wanted = self.path_of(sample.id, sample.split)
+            return NoPicture("missing", f"no picture {wanted.name} in {wanted.parent}")
+        source = ImageFile(file)
+        try:
+            picture = source.decode(source.data())
+        except UnusableError as error:
+            return NoPicture("failed", error.problem)
+        (height, width), (got_height, got_width) = sample.image.shape[:2], picture.shape[:2]
+        if picture.shape != sample.image.shape:
+            return NoPicture(
+                "failed", f"{file} is {got_height} x {got_width}, expected {height} x {width} (height x width)"
+            )
+        return picture
