@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 OUT ?= runs
 # More threads than two make the small models of this repository slower, not faster.
 export OMP_NUM_THREADS ?= 2
+# The same bits wherever a tensor lies in memory; brushnet/__init__.py says why, and sets it for every other way to start.
+export MKL_CBWR ?= AUTO,STRICT
 
 .PHONY: eval test check format clean tiny
 

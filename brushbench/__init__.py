@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import brushnet  # noqa: F401 - sets MKL_CBWR, which has to happen before torch computes anything
+
 if TYPE_CHECKING:
     from brushbench.evaluation import evaluate, load_benchmark, load_inpainter, load_metric
     from brushbench.runs import Run

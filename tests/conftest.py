@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import brushnet  # noqa: F401 - sets MKL_CBWR, which has to happen before torch computes anything
+
 # Before torch is imported anywhere: the models of the tests are too small for more threads to help.
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -67,4 +68,9 @@ def machine() -> dict[str, JSON]:
 
     torch = sys.modules.get("torch")
     cuda = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
-    return {"platform": platform.platform(), "processor": platform.machine(), "cuda": cuda}
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cuda": cuda,
+        "mkl_cbwr": os.environ.get("MKL_CBWR", ""),  # see brushnet/__init__.py
+    }
