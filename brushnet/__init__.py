@@ -3,10 +3,10 @@
 Everything the paper describes (Ju et al., "BrushNet: A Plug-and-Play Image Inpainting Model with Decomposed Dual-Branch
 Diffusion", ECCV 2024), on stock diffusers. Importing this package loads no torch; touching a name does.
 
-The import sets the environment variable ``MKL_CBWR`` to ``AUTO,STRICT`` unless it is set already. Without it MKL chooses
-its kernels by the alignment of each tensor's memory, so that weights loaded from a file can give other last bits than the
-same weights made in memory (seen on Intel and on AMD processors). MKL reads the variable once, at its first computation:
-import this package before torch computes anything.
+The import sets the environment variable ``MKL_CBWR`` to ``AUTO,STRICT`` unless it is set already. Without it, MKL
+chooses its kernels by the alignment of each tensor's memory: weights loaded from a file can give other last bits than
+the same weights made in memory (seen on Intel and on AMD processors). MKL reads the variable once, at its first
+computation: import this package before torch computes anything.
 """
 
 from __future__ import annotations
