@@ -10,6 +10,7 @@ import numpy as np
 
 from brushbench import registry
 from brushbench.errors import BrushbenchError, UnknownNameError
+from brushbench.metrics.plugins import metric_class
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,23 +31,21 @@ def inventory(kind: str) -> tuple[list[str], list[list[str]]]:
     if kind not in KINDS:
         raise UnknownNameError("kind", kind, KINDS)
     singular = KINDS[kind]
-    classes = {name: registry.resolve(singular, name) for name in registry.names(singular)}
     if singular == "metric":
-        return ["metric", "protocols", "what", "needs", "here"], [_metric_row(n, c) for n, c in classes.items()]
+        return ["metric", "protocols", "what", "needs", "here"], [
+            _metric_row(name) for name in registry.names("metric")
+        ]
+    classes = {name: registry.resolve(singular, name) for name in registry.names(singular)}
     header = [singular, "what", "options"]
     return header, [
         [name, _first_sentence(cls), ", ".join(registry.option_names(cls)) or "–"] for name, cls in classes.items()
     ]
 
 
-def _metric_row(name: str, cls: Any) -> list[str]:
-    needs = "\n".join(str(need) for need in getattr(cls, "needs", ())) or "no weights"
-    return [name, ", ".join(cls.protocols), _first_sentence(cls), needs, "no" if _missing(cls) else "yes"]
-
-
-def _missing(cls: Any) -> str | None:
-    """Return why a metric is not available, and the way to get what it needs."""
-    return cls.available() if hasattr(cls, "available") else None
+def _metric_row(name: str) -> list[str]:
+    cls = metric_class(name)
+    needs = "\n".join(map(str, cls.needs)) or "no weights"
+    return [name, ", ".join(cls.protocols), _first_sentence(cls), needs, "no" if cls.available() else "yes"]
 
 
 def _first_sentence(cls: type[Any]) -> str:
@@ -81,8 +80,7 @@ def checkup() -> tuple[list[list[str]], bool]:
         except BrushbenchError as error:
             healthy = False
             lines.append([f"benchmark {name}", f"BROKEN: {error}"])
-    metrics = {name: registry.resolve("metric", name) for name in registry.names("metric")}
-    lines += [[f"metric {name}", _missing(cls) or "yes"] for name, cls in metrics.items()]
+    lines += [[f"metric {name}", metric_class(name).available() or "yes"] for name in registry.names("metric")]
     return lines, healthy
 
 

@@ -284,7 +284,7 @@ class RunFolder:
         return sorted(int(file.stem) for file in self.path.glob(f"parts/{column}/*.json"))
 
     def merge(self, part: str, column: str, describe: Callable[[pandas.DataFrame], Mapping[str, JSON]]) -> None:
-        """Put one column's waiting scores into ``scores.parquet``, in place of what that column held there.
+        """Put one column's waiting scores into ``scores.parquet``, in place of what the column held of their variants.
 
         What the column was computed with is written before its scores: whoever reads the scores first finds it.
 
@@ -305,8 +305,8 @@ class RunFolder:
             )
             self._write_header(column, describe(new))
             old = self.scores()
-            replaced = set(zip(new["metric"], new["protocol"], strict=True))
-            kept = old[[pair not in replaced for pair in zip(old["metric"], old["protocol"], strict=True)]]
+            column_of = ["metric", "protocol", "variant"]
+            kept = old[~pd.MultiIndex.from_frame(old[column_of]).isin(pd.MultiIndex.from_frame(new[column_of]))]
             table = pd.concat([frame for frame in (kept, new) if len(frame)] or [new], ignore_index=True)
             # Stable, so that inside a variant the plan's order stays, whatever the size of its batches.
             order = ["metric", "protocol", "variant"]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from brushbench.features import Features
+    from brushbench.weights import Needs
 
 __all__ = [
     "JSON",
@@ -36,6 +38,7 @@ __all__ = [
     "Region",
     "Sample",
     "Score",
+    "Scored",
     "Unscored",
     "as_hole",
     "as_picture",
@@ -290,22 +293,76 @@ class ReferenceInpainter(_Described, Protocol):
 
 @dataclass(frozen=True)
 class Unscored:
-    """Stands where a score cannot be had; counted and shown, never averaged in."""
+    """In place of a score that could not be computed; counted and shown, never averaged in."""
 
     reason: str
 
 
-Score: TypeAlias = "float | Unscored"
+class Scored(float):
+    """A score with a remark that is stored beside it, such as that the caption was cut. Otherwise it is a float."""
+
+    __slots__ = ("remark",)
+    remark: str
+
+    def __new__(cls, value: float, remark: str) -> Scored:
+        """Return ``value`` with ``remark``."""
+        scored = super().__new__(cls, value)
+        scored.remark = remark
+        return scored
+
+    @property
+    def value(self) -> float:
+        """The score alone."""
+        return float(self)
+
+    def __repr__(self) -> str:
+        return f"Scored({float(self)!r}, {self.remark!r})"
+
+    def __reduce__(self) -> tuple[type[Scored], tuple[float, str]]:
+        return Scored, (float(self), self.remark)
+
+
+Score: TypeAlias = "float | Scored | Unscored"
 
 
 class Metric(Protocol):
-    """One column of the table."""
+    """One column of the table.
+
+    A metric of your own needs the attributes without a default, ``describe`` and ``__call__``. Those with a default can
+    be read from the class, without loading anything.
+
+    Attributes:
+        name: the column's name.
+        protocol: the arithmetic that this object computes, one of ``protocols``.
+        higher_is_better: direction.
+        region: which pixels it judges.
+        unit: of a score, empty where it has none.
+        display: what tables show: heading suffix and factor, such as ``("x10³", 1e3)``. Stored scores are not scaled.
+        protocols: those it has.
+        auto_protocols: those that are computed when none is named; ``None``: all of ``protocols``.
+        caveats: what a reader must know of a column, by protocol; stored with the scores and shown under the table.
+        needs: the files it needs.
+        required_meta: keys that a sample's ``meta`` must have; on other benchmarks ``--metrics auto`` leaves it out.
+        reads_caption: whether the caption matters.
+    """
 
     name: str
     protocol: str
-    unit: str
     higher_is_better: bool
     region: Region
+    unit: str = ""
+    display: tuple[str, float] = ("", 1.0)
+    protocols: ClassVar[tuple[str, ...]] = ("standard",)
+    auto_protocols: ClassVar[tuple[str, ...] | None] = None
+    caveats: ClassVar[Mapping[str, str]] = {}
+    needs: ClassVar[tuple[Needs, ...]] = ()
+    required_meta: ClassVar[tuple[str, ...]] = ()
+    reads_caption: ClassVar[bool] = False
+
+    @classmethod
+    def available(cls, weights: str | Path | None = None) -> str | None:  # noqa: ARG003  overridden where there are weights
+        """Return ``None`` if every needed file is here, else the reason and the way to get it; downloads nothing."""
+        return None
 
     def describe(self) -> Mapping[str, JSON]:
         """Return settings and weight SHA-256: the column's identity."""

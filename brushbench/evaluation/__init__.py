@@ -4,9 +4,10 @@ The plan, a list of fixed batches, decides which pictures are made together. So 
 byte-equal to a whole one on the same device.
 """
 
+from brushbench.evaluation.columns import choose_columns
 from brushbench.evaluation.loading import load_benchmark, load_inpainter, load_metric
 from brushbench.evaluation.recipes import evaluate, inpaint_one, rescore, score_images
-from brushbench.evaluation.scoring import Scoring, choose_columns
+from brushbench.evaluation.scoring import Scoring
 
 __all__ = [
     "Scoring",

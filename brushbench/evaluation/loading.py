@@ -11,6 +11,7 @@ from typing import Any
 from brushbench import registry
 from brushbench.benchmarks import layout_of
 from brushbench.errors import DataError, UnknownNameError, UsageError
+from brushbench.metrics.plugins import metric_class
 from brushbench.registry import Spec, parse_spec
 from brushbench.types import Benchmark, Inpainter, Metric
 
@@ -94,10 +95,9 @@ def load_metric(
         UsageError: the metric does not have that protocol.
         MissingWeightsError: its weights are not here; says how to get them.
     """
-    cls = registry.resolve("metric", name)
+    cls = metric_class(name)
     known = registry.option_names(cls)
     given = {"protocol": protocol, "weights": weights, "device": device, "dtype": dtype}
     if weights is not None and "weights" not in known:
         raise UsageError(f"Metric {name!r} needs no weights. Leave weights= out.")
-    metric: Metric = cls(**{key: value for key, value in given.items() if key in known})
-    return metric
+    return cls(**{key: value for key, value in given.items() if key in known})

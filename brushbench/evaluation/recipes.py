@@ -10,10 +10,11 @@ from brushbench import registry
 from brushbench.config import RunConfig, make_config
 from brushbench.engines.shard import Shard
 from brushbench.errors import BrushbenchError, DataError, RunError, UnknownNameError, UsageError
+from brushbench.evaluation.columns import choose_columns
 from brushbench.evaluation.generation import generate
 from brushbench.evaluation.loading import load_benchmark, load_inpainter
 from brushbench.evaluation.provenance import make_header
-from brushbench.evaluation.scoring import Scoring, choose_columns, choose_variants, score
+from brushbench.evaluation.scoring import Scoring, choose_variants, score
 from brushbench.evaluation.sources import ImageFolder, Method, NoPicture, Source
 from brushbench.features import Features
 from brushbench.registry import Spec, parse_spec

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from brushbench import registry
 from brushbench.devices import check_device
 from brushbench.engines.shard import Shard
-from brushbench.errors import MissingWeightsError, RunError, UnknownNameError, UsageError
-from brushbench.evaluation.loading import load_metric
+from brushbench.errors import RunError, UnknownNameError, UsageError
+from brushbench.evaluation.columns import Column, load_columns
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.features import Features
+from brushbench.metrics.plugins import metric_class
 from brushbench.progress import track
 from brushbench.runs import Run
 from brushbench.store import PictureRow, RunFolder, ScoreRow
-from brushbench.types import JSON, PROTOCOLS, Benchmark, Capabilities, Metric, Picture, Sample, Score, Unscored
+from brushbench.types import Benchmark, Capabilities, Metric, Picture, Sample, Score, Scored, Unscored
 from brushbench.variants import VARIANTS, make_variant
 from brushbench.weights import HUB_ID
 
-if TYPE_CHECKING:
-    import pandas
-
-__all__ = ["CAPTION_CUT", "Scoring", "choose_columns", "choose_variants", "score"]
-
-CAPTION_CUT = "the caption is longer than the model reads and was cut"  # beside a score, not in its place
+__all__ = ["Scoring", "choose_variants", "score"]
 
 
 @dataclass(frozen=True)
@@ -59,30 +53,13 @@ class Scoring:
         """Refuse weights that no metric reads or that are not there, and such a device, before any work."""
         check_device(self.device)
         for name, place in self.weights.items():
-            metric = registry.resolve("metric", name)
+            metric = metric_class(name)
             if "weights" not in registry.option_names(metric):
                 raise UsageError(f"Metric {name!r} needs no weights. Leave --weights {name}= out.")
             fetched = HUB_ID.fullmatch(place) and not Path(place).exists()
-            missing = None if fetched or not hasattr(metric, "available") else metric.available(place)
+            missing = None if fetched else metric.available(place)
             if missing:
                 raise UsageError(f"--weights {name}={place}: {missing}")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One metric under one protocol, ready to compute."""
-
-    metric: Metric
-
-    @property
-    def name(self) -> str:
-        """``metric@protocol``."""
-        return f"{self.metric.name}@{self.metric.protocol}"
-
-    def part(self, variants: Sequence[str]) -> str:
-        """Name of the folder in which this column's scores wait: it changes with the settings and the weights."""
-        identity = json.dumps([dict(self.metric.describe()), list(variants)], sort_keys=True)
-        return f"{self.name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def score(
@@ -98,7 +75,7 @@ def score(
         redo: compute columns again that are already there.
 
     Returns:
-        Columns that could not be had, with the way to get them.
+        Columns that are unavailable, with the way to get them.
 
     Raises:
         RunError: pictures are not made yet.
@@ -114,36 +91,23 @@ def score(
             "that began it, then score."
         )
     variants = choose_variants(scoring.variants, Capabilities(**run.header["capabilities"]))
-    pairs = choose_columns(scoring.metrics)
-    if scoring.metrics == "auto":
-        pairs = [pair for pair in pairs if _suits(pair, benchmark)]
-    if not redo:
-        pairs = [p for p in pairs if not _is_complete(folder, p, variants, len(benchmark) * run.config.repeats)]
-    unavailable: dict[str, str] = {}
+    columns, unavailable = load_columns(scoring, benchmark)
+    pictures = len(benchmark) * run.config.repeats
+    # `redo` computes what is asked for again; what other settings left in the column has to go in any case.
+    todo = {c: c.missing_variants(folder, variants, pictures) for c in columns}
+    if redo:
+        todo = {c: list(dict.fromkeys([*missing, *variants])) for c, missing in todo.items()}
+    todo = {c: missing for c, missing in todo.items() if missing}
     features = scoring.features or Features(low_memory=scoring.low_memory)
-    for group in [[pair] for pair in pairs] if scoring.low_memory else [pairs]:
-        columns = list(_load(group, scoring, benchmark, unavailable))
+    for group in [{c: v} for c, v in todo.items()] if scoring.low_memory else [todo]:
         with folder.lock(f"score-{shard}"):
-            _score_columns(folder, benchmark, run.config.name, mine, columns, variants, features)
-        for column in columns:
-            _merge_if_complete(folder, column, variants, plan)
+            _score_columns(folder, benchmark, run.config.name, mine, group, features)
+        for column, missing in group.items():
+            _merge_if_complete(folder, column, missing, plan)
     for name, reason in unavailable.items():
         if name not in folder.metric_headers():
             folder.record_metric(name, {"unavailable": reason})
     return unavailable
-
-
-def _load(
-    pairs: Sequence[tuple[str, str]], scoring: Scoring, benchmark: Benchmark, unavailable: dict[str, str]
-) -> Iterator[Column]:
-    for name, protocol in pairs:
-        weights = scoring.weights.get(name) or _own_weights(name, benchmark)
-        try:
-            yield Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype))
-        except MissingWeightsError as error:
-            if name in scoring.weights:  # asked for by name: not to be passed over
-                raise
-            unavailable[f"{name}@{protocol}"] = str(error)
 
 
 def _score_columns(
@@ -151,11 +115,11 @@ def _score_columns(
     benchmark: Benchmark,
     title: str,
     batches: Sequence[Batch],
-    columns: Sequence[Column],
-    variants: Sequence[str],
+    columns: Mapping[Column, Sequence[str]],
     features: Features,
 ) -> None:
-    parts = {column: column.part(variants) for column in columns}
+    """Score batches under each column's variants; what waits to be merged already is not computed again."""
+    parts = {column: column.part(variants) for column, variants in columns.items()}
     todo = [b for b in batches if any(not folder.part(part, b.number).is_file() for part in parts.values())]
     for batch in track(todo, f"{title}: score", lambda b: len(b.indexes)):
         rows = folder.rows(batch.number)
@@ -163,12 +127,12 @@ def _score_columns(
         pictures = [folder.picture(row) if row.state == "ok" else None for row in rows]
         made = {
             v: [make_variant(v, p, s) for p, s in zip(pictures, samples, strict=True) if p is not None]
-            for v in variants
+            for v in dict.fromkeys(v for variants in columns.values() for v in variants)
         }
-        for column, part in parts.items():
-            if not folder.part(part, batch.number).is_file():
+        for column, variants in columns.items():
+            if not folder.part(parts[column], batch.number).is_file():
                 scored = [r for v in variants for r in _score_batch(column.metric, v, made[v], rows, samples, features)]
-                folder.commit_scores(part, batch.number, scored)
+                folder.commit_scores(parts[column], batch.number, scored)
 
 
 def _score_batch(
@@ -181,15 +145,14 @@ def _score_batch(
 ) -> list[ScoreRow]:
     good = [sample for row, sample in zip(rows, samples, strict=True) if row.state == "ok"]
     values = iter(metric(pictures, good, features)) if good else iter(())
-    was_cut = getattr(metric, "was_cut", lambda _: False)
     result = []
     for row, sample in zip(rows, samples, strict=True):
         value: Score = next(values) if row.state == "ok" else Unscored(f"{row.state}: {row.reason}")
         if isinstance(value, float) and math.isnan(value):
             value = Unscored("the metric returned NaN")
         number, reason = (None, value.reason) if isinstance(value, Unscored) else (float(value), "")
-        if number is not None and was_cut(sample.prompt):
-            reason = CAPTION_CUT
+        if isinstance(value, Scored):
+            reason = value.remark
         prompt_variant = sample.meta.get("prompt_variant", "caption")
         key = (sample.id, sample.split, prompt_variant, row.repeat, variant, metric.name, metric.protocol)
         result.append(ScoreRow(*key, number, reason))
@@ -200,47 +163,9 @@ def _merge_if_complete(folder: RunFolder, column: Column, variants: Sequence[str
     part = column.part(variants)
     if len(folder.scored_batches(part)) != len(plan):
         return
-    metric = column.metric
-
-    def describe(scores: pandas.DataFrame) -> dict[str, JSON]:
-        return {
-            **metric.describe(),
-            "unit": metric.unit,
-            "higher_is_better": metric.higher_is_better,
-            "region": metric.region,
-            "variants": list(variants),
-            "captions_cut": int(scores[scores["reason"] == CAPTION_CUT]["sample"].nunique()),
-        }
-
-    folder.merge(part, column.name, describe)
-
-
-def choose_columns(metrics: str | Sequence[str]) -> list[tuple[str, str]]:
-    """Return (metric, protocol) pairs for ``"auto"``, ``"psnr,lpips@standard"`` or a list of such names.
-
-    ``auto`` takes every registered metric under the protocols it computes unasked; a bare name likewise.
-
-    Raises:
-        UnknownNameError: no such metric.
-        UsageError: a protocol that the metric does not have, or no metric at all.
-    """
-    if metrics == "none":
-        return []
-    if metrics == "auto":
-        asked = registry.names("metric")
-    else:
-        asked = [part.strip() for part in (metrics.split(",") if isinstance(metrics, str) else metrics) if part.strip()]
-    if not asked:
-        raise UsageError("No metric was named. Write --metrics auto, or names such as psnr,lpips@brushnet-paper.")
-    pairs: list[tuple[str, str]] = []
-    for text in asked:
-        name, at, protocol = text.partition("@")
-        cls = registry.resolve("metric", name)
-        known = tuple(getattr(cls, "protocols", PROTOCOLS))
-        if at and protocol not in known:
-            raise UsageError(f"Metric {name!r} has no protocol {protocol!r}. It has {', '.join(known)}.")
-        pairs += [(name, p) for p in ([protocol] if at else getattr(cls, "auto_protocols", known))]
-    return list(dict.fromkeys(pairs))
+    before = folder.metric_headers().get(column.name, {})
+    held = before["variants"] if column.matches(before) and "variants" in before else []
+    folder.merge(part, column.name, functools.partial(column.header, list(dict.fromkeys([*held, *variants]))))
 
 
 def choose_variants(variants: str | Sequence[str], capabilities: Capabilities) -> list[str]:
@@ -257,25 +182,3 @@ def choose_variants(variants: str | Sequence[str], capabilities: Capabilities) -
         if variant not in VARIANTS:
             raise UnknownNameError("variant", variant, VARIANTS)
     return list(dict.fromkeys(asked))
-
-
-def _own_weights(name: str, benchmark: Benchmark) -> str | None:
-    """Return ``"tiny"`` where the benchmark is judged by this repository's own small models, on every machine alike."""
-    has_tiny = any(need.tiny for need in getattr(registry.resolve("metric", name), "needs", ()))
-    return getattr(benchmark, "metric_weights", None) if has_tiny else None
-
-
-def _suits(pair: tuple[str, str], benchmark: Benchmark) -> bool:
-    """Whether a metric means something on a benchmark: it may name what a sample's ``meta`` must carry."""
-    needed = getattr(registry.resolve("metric", pair[0]), "required_meta", ())
-    return not needed or all(key in benchmark[0].meta for key in needed)
-
-
-def _is_complete(folder: RunFolder, pair: tuple[str, str], variants: Sequence[str], pictures: int) -> bool:
-    """Whether a column is already there for every picture and variant."""
-    header = folder.metric_headers().get(f"{pair[0]}@{pair[1]}", {})
-    if "unavailable" in header or not set(variants) <= set(header.get("variants", [])):
-        return False
-    scores = folder.scores()
-    mine = scores[(scores["metric"] == pair[0]) & (scores["protocol"] == pair[1])]
-    return len(mine) == pictures * len(header["variants"])

@@ -46,34 +46,17 @@ class Aesthetic(ModelMetric):
     higher_is_better = True
     region: Region = "whole"
     protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
-    auto_protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
     needs: ClassVar[tuple[Needs, ...]] = (CLIP_VIT_L14, HEAD)
     caveats: ClassVar[Mapping[str, str]] = {
         "standard": "judges the kept pixels too",
         "brushnet-paper": "judges the kept pixels too",
     }
 
-    def __init__(
-        self,
-        protocol: str = "standard",
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-    ) -> None:
-        """Find and check CLIP and the head.
+    def _open(self) -> None:
+        """Find the head too: ``aesthetic.weight`` and ``aesthetic.bias`` in CLIP's own file, or the published file.
 
-        Args:
-            protocol: ``standard`` | ``brushnet-paper``, here the same.
-            weights: of CLIP; the head is ``aesthetic.weight`` and ``aesthetic.bias`` in the same file, or the published
-                file beside it, or in the cache of torch.
-            device: see :class:`ModelMetric`.
-            dtype: see :class:`ModelMetric`.
-
-        Raises:
-            MissingWeightsError: CLIP or the head is not here.
-            WeightsError: a file holds something else.
+        The published file may lie beside CLIP's or in the cache of torch.
         """
-        super().__init__(protocol, weights, device, dtype)
         self._clip = ClipBackbone(self.weights, PUBLISHED, CLIP_VIT_L14.what, self.device, self.torch_dtype)
         self._head_file = _head_file(self.weights)
         self._weight, self._bias = self._read_head()

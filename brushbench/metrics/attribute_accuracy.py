@@ -18,7 +18,7 @@ from brushbench.masks import square_around
 from brushbench.metrics.base import ModelMetric
 from brushbench.scenes import COLOURS, SHAPES
 from brushbench.types import JSON, Picture, Region, Sample, Score, Unscored
-from brushbench.weights import Needs, read_json, read_tensors, resolve
+from brushbench.weights import Needs, WeightFile, read_json, read_tensors
 
 if TYPE_CHECKING:
     from brushbench.features import Features
@@ -63,14 +63,14 @@ class AttributeAccuracy(ModelMetric):
     whole crop is seen, with kept pixels, so raw and blended pictures are judged alike. Colour and shape must both be
     the classifier's first choice among eight colours, five shapes and ``nothing``.
 
-    The score is 0.0 or 1.0 a picture and carries no unit; tables show the mean in per cent. A benchmark takes part by
+    The score is 0.0 or 1.0 per picture and carries no unit; tables show the mean in per cent. A benchmark takes part by
     carrying ``target_colour`` and ``target_shape`` in ``Sample.meta``; elsewhere every score is ``Unscored``.
     """
 
     name = "attribute_accuracy"
-    unit = ""
     higher_is_better = True
     region: Region = "hole"
+    display = ("%", 1e2)
     required_meta: ClassVar[tuple[str, ...]] = (
         "target_colour",
         "target_shape",
@@ -85,24 +85,18 @@ class AttributeAccuracy(ModelMetric):
         ),
     )
 
-    def __init__(
-        self,
-        protocol: str = "standard",
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-    ) -> None:
-        """Find the classifier; ``weights`` is a folder or file, ``None`` or ``"tiny"`` the one of this repository."""
-        super().__init__(protocol, _place(weights), device, dtype)
-
     @classmethod
-    def available(cls, weights: str | Path | None = None) -> str | None:
-        """Return ``None`` if the classifier is here, else the reason."""
-        try:
-            resolve(_place(weights), cls.needs[0])
-        except WeightsError as error:
-            return str(error)
-        return None
+    def _find(cls, weights: str | Path | None, download: bool = True) -> WeightFile:
+        """Return the classifier's file; ``None`` and ``"tiny"`` are the one of this repository."""
+        if weights is None or str(weights) == "tiny":
+            try:
+                weights = assets.path(ASSET)
+            except BrushbenchError as error:
+                raise MissingWeightsError(f"The colour and shape classifier is not here. {error}") from None
+        return super()._find(weights, download)
+
+    def _open(self) -> None:
+        """Nothing to check: the file is small and is read at the first call."""
 
     @functools.cached_property
     def _model(self) -> AttributeClassifier:
@@ -117,15 +111,6 @@ class AttributeAccuracy(ModelMetric):
             answer = judge(self._model, crop_pictures([pictures[i]], [box]))[0]
             scores[i] = float(answer == (colour, shape))
         return scores
-
-
-def _place(weights: str | Path | None) -> str | Path:
-    if weights is not None and str(weights) != "tiny":
-        return weights
-    try:
-        return assets.path(ASSET)
-    except BrushbenchError as error:
-        raise MissingWeightsError(f"The colour and shape classifier is not here. {error}") from None
 
 
 def target(sample: Sample) -> tuple[str, str, Box] | Unscored:

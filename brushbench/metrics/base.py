@@ -7,25 +7,24 @@ Imports no torch. A metric is constructed as ``Cls(protocol="standard")``, one w
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brushbench.devices import DTYPES, choose_device
+from brushbench.devices import DTYPES, choose_device, choose_dtype
 from brushbench.errors import UnknownNameError, UsageError, WeightsError
-from brushbench.types import JSON, Picture, Region, Sample, Score, Unscored
+from brushbench.types import JSON, Metric, Picture, Sample, Score, Scored, Unscored
 from brushbench.weights import Needs, WeightFile, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import torch
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from brushbench.features import Features
 
 __all__ = [
+    "CAPTION_CUT",
     "NOTHING_KEPT",
     "BaseMetric",
     "ModelMetric",
@@ -33,8 +32,10 @@ __all__ = [
     "PublishedDefectWarning",
     "at_reference_size",
     "in_groups",
+    "with_remarks",
 ]
 
+CAPTION_CUT = "the caption is longer than the model reads and was cut"  # a remark beside a score
 NOTHING_KEPT = Unscored("nothing kept: the hole is the whole picture")
 
 
@@ -42,30 +43,11 @@ class PublishedDefectWarning(UserWarning):
     """A defect of the published script is being reproduced on purpose, under ``brushnet-paper``."""
 
 
-class BaseMetric(ABC):
-    """A metric without weights.
+class BaseMetric(Metric):
+    """A metric without weights: checks the call, and asks ``_score`` for the pictures that can be judged.
 
-    Class attributes that ``brushbench list metrics`` shows without loading anything:
-
-    Attributes:
-        name: the column.
-        unit: of a score, empty where it has none.
-        higher_is_better: direction.
-        region: which pixels it judges.
-        protocols: those it has.
-        auto_protocols: those that are computed when none is named.
-        needs: the files it needs.
-        caveats: what a reader must know of a protocol, by its name.
+    Class attributes are those of :class:`brushbench.types.Metric`.
     """
-
-    name: str
-    unit: str = ""
-    higher_is_better: bool
-    region: Region
-    protocols: ClassVar[tuple[str, ...]] = ("standard",)
-    auto_protocols: ClassVar[tuple[str, ...]] = ("standard",)
-    needs: ClassVar[tuple[Needs, ...]] = ()
-    caveats: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, protocol: str = "standard") -> None:
         """Choose the arithmetic.
@@ -79,16 +61,6 @@ class BaseMetric(ABC):
         if protocol not in self.protocols:
             raise UsageError(f"Metric {self.name!r} has no protocol {protocol!r}. It has {', '.join(self.protocols)}.")
         self.protocol = protocol
-
-    @classmethod
-    def available(cls, weights: str | Path | None = None) -> str | None:
-        """Return ``None`` if every needed file is here, else the reason and the way to get it; fetches nothing."""
-        for needs in cls.needs:
-            try:
-                resolve(weights, needs, download=False)
-            except WeightsError as error:
-                return str(error)
-        return None
 
     def describe(self) -> Mapping[str, JSON]:
         """Return settings and weight SHA-256: the column's identity."""
@@ -106,27 +78,30 @@ class BaseMetric(ABC):
 
         Args:
             pictures: uint8 (H, W, 3) RGB; sizes may differ within a call.
-            samples: one a picture, in the same order.
+            samples: one per picture, in the same order.
             features: shared with other metrics and earlier calls; without it the metric keeps its own.
 
         Returns:
-            One float or ``Unscored`` a picture, in order.
+            One float, ``Scored`` or ``Unscored`` per picture, in order.
 
         Raises:
-            UsageError: not one sample a picture.
+            UsageError: the two lists differ in length.
         """
         if len(pictures) != len(samples):
             raise UsageError(
-                f"{self.name} got {len(pictures)} pictures and {len(samples)} samples, expected one sample a picture."
+                f"{self.name} got {len(pictures)} pictures and {len(samples)} samples, expected one sample per picture."
             )
-        scores: list[Score] = [
-            self._fault(p, s) or Unscored("not computed") for p, s in zip(pictures, samples, strict=True)
-        ]
-        good = [i for i, (p, s) in enumerate(zip(pictures, samples, strict=True)) if self._fault(p, s) is None]
+        scores: list[Score] = []
+        good: list[int] = []
+        for index, (picture, sample) in enumerate(zip(pictures, samples, strict=True)):
+            fault = self._fault(picture, sample)
+            scores.append(fault or Unscored("not computed"))
+            if fault is None:
+                good.append(index)
         if good:
             computed = self._score([pictures[i] for i in good], [samples[i] for i in good], features)
             for i, score in zip(good, computed, strict=True):
-                scores[i] = score if isinstance(score, Unscored) else _checked(score)
+                scores[i] = _checked(score)
         return scores
 
     def _fault(self, picture: Picture, sample: Sample) -> Unscored | None:  # noqa: ARG002  overridden where the sample matters
@@ -148,8 +123,17 @@ class BaseMetric(ABC):
         """Score pictures that passed the checks."""
 
 
-def _checked(score: float) -> Score:
-    return Unscored("the score is not a number") if math.isnan(score) else float(score)
+def _checked(score: Score) -> Score:
+    if isinstance(score, Unscored):
+        return score
+    if math.isnan(score):
+        return Unscored("the score is not a number")
+    return score if isinstance(score, Scored) else float(score)
+
+
+def with_remarks(values: Iterable[float], remarks: Iterable[str]) -> list[Score]:
+    """Return scores, each with its remark; an empty remark says nothing."""
+    return [Scored(value, remark) if remark else value for value, remark in zip(values, remarks, strict=True)]
 
 
 def at_reference_size(picture: Picture, sample: Sample, protocol: str) -> Picture | Unscored:
@@ -170,7 +154,10 @@ def at_reference_size(picture: Picture, sample: Sample, protocol: str) -> Pictur
 
 
 class ModelMetric(BaseMetric):
-    """A metric that needs weights; resolved and checked when it is constructed, loaded at the first call."""
+    """A metric that needs weights: found and checked when it is constructed, loaded at the first call.
+
+    A subclass names its files in ``needs`` and checks them in ``_open``.
+    """
 
     def __init__(
         self,
@@ -196,35 +183,34 @@ class ModelMetric(BaseMetric):
         if dtype not in DTYPES:
             raise UnknownNameError("dtype", dtype, DTYPES)
         self.dtype = dtype
-        self.weights: WeightFile = resolve(weights, self.needs[0])
         self.device = choose_device(device)
+        self.torch_dtype = choose_dtype(dtype, self.device)
+        self.weights = self._find(weights)
         self._own: Features | None = None
         self._warned: set[str] = set()
-        self._cut: set[str] = set()
+        self._open()
 
-    @property
-    def truncated(self) -> int:
-        """How many different captions were too long for the model and were cut."""
-        return len(self._cut)
+    @classmethod
+    def _find(cls, weights: str | Path | None, download: bool = True) -> WeightFile:
+        """Return the file of the model."""
+        return resolve(weights, cls.needs[0], download)
 
-    def was_cut(self, prompt: str) -> bool:
-        """Whether a caption that this metric has scored was too long for the model."""
-        return prompt in self._cut
+    @abstractmethod
+    def _open(self) -> None:
+        """Read the sizes and check every key and shape of ``self.weights``; load nothing."""
 
-    def _count_cut(self, prompt: str) -> None:
-        self._cut.add(prompt)
+    @classmethod
+    def available(cls, weights: str | Path | None = None) -> str | None:
+        """Return ``None`` if every needed file is here, else the reason and the way to get it; downloads nothing."""
+        try:
+            cls._find(weights, download=False)
+        except WeightsError as error:
+            return str(error)
+        return None
 
     def describe(self) -> Mapping[str, JSON]:
         """Return settings and weight SHA-256: the column's identity."""
         return {**super().describe(), "dtype": self.dtype, "weights": self.weights.describe()}
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The model's dtype as torch knows it."""
-        import torch
-
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
 
     def _features(self, features: Features | None) -> Features:
         """Return what was passed, or a store of the metric's own."""

@@ -33,9 +33,9 @@ class Boundary(BaseMetric):
     """
 
     name = "boundary"
-    unit = ""
     higher_is_better = False
     region: Region = "boundary"
+    display = ("x10³", 1e3)
 
     def _score(self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None) -> list[Score]:  # noqa: ARG002
         return [self._one(picture, sample) for picture, sample in zip(pictures, samples, strict=True)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from brushbench.metrics.base import ModelMetric, Needs
+from brushbench.metrics.base import CAPTION_CUT, ModelMetric, Needs, with_remarks
 from brushbench.metrics.clip_model import (
     CLIP_VIT_L14,
     PUBLISHED,
@@ -18,7 +18,6 @@ from brushbench.metrics.clip_model import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -40,22 +39,14 @@ class ClipScore(ModelMetric):
     higher_is_better = True
     region: Region = "whole"
     protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
-    auto_protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
+    reads_caption: ClassVar[bool] = True
     needs: ClassVar[tuple[Needs, ...]] = (CLIP_VIT_L14,)
     caveats: ClassVar[Mapping[str, str]] = {
         "standard": "judges the kept pixels too",
         "brushnet-paper": "judges the kept pixels too; all captions over 77 tokens count as one",
     }
 
-    def __init__(
-        self,
-        protocol: str = "standard",
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-    ) -> None:
-        """Find and check CLIP: see :class:`ModelMetric`."""
-        super().__init__(protocol, weights, device, dtype)
+    def _open(self) -> None:
         self._clip = ClipBackbone(self.weights, PUBLISHED, CLIP_VIT_L14.what, self.device, self.torch_dtype)
 
     def _score(
@@ -63,20 +54,21 @@ class ClipScore(ModelMetric):
     ) -> Sequence[Score]:
         store = self._features(features)
         images = unit(self._clip.pictures(store, pictures, self._pixels))
-        texts = unit(np.stack([self._clip.text(store, self._ids(sample.prompt)) for sample in samples]))
-        return [max(100 * float(cosine), 0.0) for cosine in (images * texts).sum(axis=1)]
+        captions = [self._ids(sample.prompt) for sample in samples]
+        texts = unit(np.stack([self._clip.text(store, ids) for ids, _ in captions]))
+        scores = [max(100 * float(cosine), 0.0) for cosine in (images * texts).sum(axis=1)]
+        return with_remarks(scores, (CAPTION_CUT if cut else "" for _, cut in captions))
 
     def _pixels(self, picture: Picture) -> npt.NDArray[np.float32]:
         return cropped(picture, self._clip.side, "down")
 
-    def _ids(self, prompt: str) -> list[int]:
+    def _ids(self, prompt: str) -> tuple[list[int], bool]:
+        """Return the token ids of a caption, and whether it was cut."""
         published = self.protocol == "brushnet-paper"
         ids, cut = transformers_ids(prompt, self._clip.context, keep_end=not published)
-        if cut:
-            self._count_cut(prompt)
         if cut and published:
             self._warn_once(
                 f"a caption of more than {self._clip.context} tokens loses its end token, as in the published script, "
                 "so all such captions get the same embedding; the standard protocol keeps it"
             )
-        return ids
+        return ids, cut

@@ -53,7 +53,6 @@ class ClipScoreCrop(ClipScore):
     name = "clip_score_crop"
     region: Region = "hole"
     protocols: ClassVar[tuple[str, ...]] = ("standard",)
-    auto_protocols: ClassVar[tuple[str, ...]] = ("standard",)
     caveats: ClassVar[Mapping[str, str]] = {
         "standard": "the caption speaks of the whole picture, the crop shows the hole's box"
     }

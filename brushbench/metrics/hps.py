@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from brushbench.metrics.base import ModelMetric, Needs
+from brushbench.metrics.base import CAPTION_CUT, ModelMetric, Needs, with_remarks
 from brushbench.metrics.clip_model import ClipBackbone, normalised, open_clip_ids, unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -36,22 +35,16 @@ class _Hps(ModelMetric):
 
     higher_is_better = True
     region: Region = "whole"
+    display = ("x10²", 1e2)
+    reads_caption: ClassVar[bool] = True
     protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
     caveats: ClassVar[Mapping[str, str]] = {
         "standard": "judges the kept pixels too",
         "brushnet-paper": "judges the kept pixels too; resized without antialias",
     }
 
-    def __init__(
-        self,
-        protocol: str = "standard",
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-    ) -> None:
-        """Find and check the model: see :class:`ModelMetric`."""
-        super().__init__(protocol, weights, device, dtype)
-        self.antialias = protocol == "standard"
+    def _open(self) -> None:
+        self.antialias = self.protocol == "standard"
         self._clip = ClipBackbone(self.weights, ARCHITECTURE, self.needs[0].what, self.device, self.torch_dtype)
 
     def describe(self) -> Mapping[str, JSON]:
@@ -68,14 +61,10 @@ class _Hps(ModelMetric):
             )
         store = self._features(features)
         images = unit(self._clip.pictures(store, pictures, self._pixels))
-        texts = unit(np.stack([self._clip.text(store, self._ids(sample.prompt)) for sample in samples]))
-        return [float(cosine) for cosine in (images * texts).sum(axis=1)]
-
-    def _ids(self, prompt: str) -> list[int]:
-        ids, cut = open_clip_ids(prompt, self._clip.context)
-        if cut:
-            self._count_cut(prompt)
-        return ids
+        captions = [open_clip_ids(sample.prompt, self._clip.context) for sample in samples]
+        texts = unit(np.stack([self._clip.text(store, ids) for ids, _ in captions]))
+        scores = [float(cosine) for cosine in (images * texts).sum(axis=1)]
+        return with_remarks(scores, (CAPTION_CUT if cut else "" for _, cut in captions))
 
     def _pixels(self, picture: Picture) -> npt.NDArray[np.float32]:
         """Return what the model sees, float32 (3, S, S)."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from brushbench import assets
 from brushbench.errors import WeightsError
-from brushbench.metrics.base import ModelMetric, Needs, in_groups
+from brushbench.metrics.base import CAPTION_CUT, ModelMetric, Needs, in_groups, with_remarks
 from brushbench.metrics.clip_model import cropped
 from brushbench.weights import assemble, materialise, read_json, read_shapes, read_tensors, sha256_file
 
@@ -218,31 +218,24 @@ class ImageReward(ModelMetric):
     """Reward of ImageReward-v1.0 (Xu et al. 2023): how well picture and caption go together, about -2..2.
 
     The whole picture, shortest side to 224 (Pillow's bicubic), torchvision's centre crop. Captions are cut at 35
-    tokens, as the model was made; ``truncated`` counts them. Both protocols are the published arithmetic.
+    tokens, as the model was made, with a remark beside the score. Both protocols are the published arithmetic.
     """
 
     name = "image_reward"
     higher_is_better = True
     region: Region = "whole"
+    display = ("x10", 1e1)
     protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
-    auto_protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
+    reads_caption: ClassVar[bool] = True
     needs: ClassVar[tuple[Needs, ...]] = (IMAGE_REWARD,)
     caveats: ClassVar[Mapping[str, str]] = dict.fromkeys(
         protocols, f"judges the kept pixels too; captions are cut at {MAX_TOKENS} tokens"
     )
 
-    def __init__(
-        self,
-        protocol: str = "standard",
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-    ) -> None:
-        """Find and check the model: see :class:`ModelMetric`."""
-        super().__init__(protocol, weights, device, dtype)
+    def _open(self) -> None:
         self._config = find_config(self.weights)
         self._vocabulary = _vocabulary(self.weights, self._config["text"]["vocab_size"])
-        self._key = f"image_reward {self.weights.sha256} {self._config} {self.device} {dtype}"
+        self._key = f"image_reward {self.weights.sha256} {self._config} {self.device} {self.dtype}"
         stored_parameters(self._empty().state_dict(), read_shapes(self.weights.path))
 
     def describe(self) -> Mapping[str, JSON]:
@@ -276,7 +269,11 @@ class ImageReward(ModelMetric):
             prompts = [samples[i].prompt for i in group]
             raw = store.images(self._key, pixels, functools.partial(self._rewards, store, pixels, prompts), *prompts)
             rewards.update({i: (float(value) - MEAN) / DEVIATION for i, value in zip(group, raw[:, 0], strict=True)})
-        return [rewards[i] for i in range(len(pictures))]
+        cut = [self._is_cut(sample.prompt) for sample in samples]
+        return with_remarks((rewards[i] for i in range(len(pictures))), (CAPTION_CUT if c else "" for c in cut))
+
+    def _is_cut(self, prompt: str) -> bool:
+        return len(make_tokenizer(self._vocabulary)(prompt)["input_ids"]) > MAX_TOKENS
 
     def _rewards(
         self, store: Features, pixels: npt.NDArray[np.float32], prompts: Sequence[str]
@@ -287,20 +284,19 @@ class ImageReward(ModelMetric):
         model: Any = store.model(self._key, self._load)
         ids, mask = self._tokens(prompts)
         with torch.inference_mode():
-            seen = model["vision"](torch.from_numpy(pixels).to(self.device, self.torch_dtype)).last_hidden_state
-            read = model["text"](
+            image_features = model["vision"](
+                torch.from_numpy(pixels).to(self.device, self.torch_dtype)
+            ).last_hidden_state
+            text_features = model["text"](
                 input_ids=torch.tensor(ids, device=self.device),
                 attention_mask=torch.tensor(mask, device=self.device),
-                encoder_hidden_states=seen,
+                encoder_hidden_states=image_features,
             ).last_hidden_state
-            rewards: npt.NDArray[np.float64] = model["mlp"](read[:, 0]).double().cpu().numpy()
+            rewards: npt.NDArray[np.float64] = model["mlp"](text_features[:, 0]).double().cpu().numpy()
         return rewards
 
     def _tokens(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """Return ids and mask, padded to the longest caption: what lies beyond is masked out in every layer anyway."""
         tokenizer = make_tokenizer(self._vocabulary)
-        for prompt in prompts:
-            if len(tokenizer(prompt)["input_ids"]) > MAX_TOKENS:
-                self._count_cut(prompt)
         encoded = tokenizer(list(prompts), padding="longest", truncation=True, max_length=MAX_TOKENS)
         return encoded["input_ids"], encoded["attention_mask"]

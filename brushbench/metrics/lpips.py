@@ -62,24 +62,16 @@ class LPIPS(ModelMetric):
     name = "lpips"
     higher_is_better = False
     region: Region = "keep"
+    display = ("x10³", 1e3)
     protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
-    auto_protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
     needs: ClassVar[tuple[Needs, ...]] = (SQUEEZENET,)
     caveats: ClassVar[Mapping[str, str]] = {
         "brushnet-paper": "averaged over the blackened hole too, so it scales with the kept area"
     }
 
-    def __init__(
-        self,
-        protocol: str = "standard",
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-    ) -> None:
-        """Find and check the backbone: see :class:`ModelMetric`."""
-        super().__init__(protocol, weights, device, dtype)
+    def _open(self) -> None:
         self._linear = _linear_file()
-        self._key = f"lpips {self.weights.sha256} {self.device} {dtype}"
+        self._key = f"lpips {self.weights.sha256} {self.device} {self.dtype}"
         self._parameters(read_shapes(self.weights.path))
 
     def describe(self) -> Mapping[str, JSON]:

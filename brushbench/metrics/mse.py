@@ -54,8 +54,8 @@ class MSE(BaseMetric):
     name = "mse"
     higher_is_better = False
     region: Region = "keep"
+    display = ("x10³", 1e3)
     protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
-    auto_protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
     caveats: ClassVar[Mapping[str, str]] = {
         "brushnet-paper": "3 times the mean: the sum over R, G, B is divided by pixels, not by values"
     }

@@ -34,7 +34,6 @@ class PSNR(BaseMetric):
     higher_is_better = True
     region: Region = "keep"
     protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
-    auto_protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
     caveats: ClassVar[Mapping[str, str]] = {
         "standard": "infinite where the kept pixels are identical",
         "brushnet-paper": "4.77 dB low (see mse); identical kept pixels count as 1000 dB",

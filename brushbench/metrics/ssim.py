@@ -31,6 +31,7 @@ class SSIM(BaseMetric):
     name = "ssim"
     higher_is_better = True
     region: Region = "keep"
+    display = ("x10²", 1e2)
 
     def _score(self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None) -> list[Score]:  # noqa: ARG002
         return [self._one(picture, sample) for picture, sample in zip(pictures, samples, strict=True)]

@@ -18,7 +18,7 @@ from brushbench.features import Features
 from brushbench.metrics.base import PublishedDefectWarning
 from brushbench.metrics.clip_model import cropped, open_clip_ids, transformers_ids
 from brushbench.metrics.image_reward import make_tokenizer
-from brushbench.types import Unscored
+from brushbench.types import Scored, Unscored
 from brushbench.weights import sha256_file
 from tests.reference.metric_folders import make_sample, read_picture, weight_folder
 
@@ -137,7 +137,8 @@ def test_clip_similarity(clip_case, folders):
     with pytest.warns(PublishedDefectWarning, match="end token") if too_long else contextlib.nullcontext():
         scores = score_all(metric, clip_case, case, case["results"])
     assert scores == pytest.approx([r["clip_similarity"] for r in case["results"]], abs=case["tolerance"])
-    assert metric.truncated == sum(len(ids) > 77 for ids in case["hf_ids_untruncated"])
+    cut = [len(case["hf_ids_untruncated"][r["prompt"]]) > 77 for r in case["results"]]
+    assert [isinstance(score, Scored) for score in scores] == cut
 
 
 def test_aesthetic(clip_case, folders):

@@ -9,7 +9,9 @@ import torch
 
 from brushbench.errors import WeightsError
 from brushbench.features import Features
+from brushbench.metrics.base import CAPTION_CUT
 from brushbench.metrics.image_reward import DEVIATION, MEAN, ImageReward, make_tokenizer
+from brushbench.types import Scored
 from tests.reference.metric_folders import make_sample, random_pictures, random_reward
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -30,7 +32,7 @@ def test_padding_batch_size_and_order_change_nothing(folder):
     assert together == pytest.approx(alone, rel=1e-5, abs=1e-3)
     assert metric(pictures[::-1], samples[::-1])[::-1] == pytest.approx(together, rel=1e-5, abs=1e-3)
     assert len(set(together)) == 4
-    assert metric.truncated == 1
+    assert sum(isinstance(score, Scored) for score in together) == 1
 
 
 def test_equals_the_published_padding_to_35(folder):
@@ -77,14 +79,14 @@ def test_both_protocols_share_one_pass(folder):
     assert store.computed == {"model": 1, "image": 1}
 
 
-def test_long_captions_are_cut_at_35_and_counted_once_each(folder):
+def test_long_captions_are_cut_at_35_and_say_so(folder):
     [picture] = random_pictures(5, (64, 64))
     metric = ImageReward(weights=folder)
     words = ["red " * 40 + tail for tail in ("cat", "dog")]
     first, second, again = metric([picture] * 3, [make_sample(picture, prompt=w) for w in (*words, words[0])])
     assert first == pytest.approx(second, rel=1e-5, abs=1e-3)
     assert first == pytest.approx(again, rel=1e-5, abs=1e-3)
-    assert metric.truncated == 2
+    assert {score.remark for score in (first, second, again)} == {CAPTION_CUT}
 
 
 def test_strict_keys_vocabulary_and_config(folder, tmp_path):

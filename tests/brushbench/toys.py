@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from brushbench.masks import encode_rle
-from brushbench.types import JSON, Capabilities, InpaintRequest, Picture, Sample, Unscored
+from brushbench.metrics.base import CAPTION_CUT
+from brushbench.types import JSON, Capabilities, InpaintRequest, Picture, Sample, Scored, Unscored
 
 
 def write_benchmark(root: Path, pictures: int = 5, height: int = 48, width: int = 40) -> Path:
@@ -89,11 +90,9 @@ class Brightness:
     def describe(self) -> Mapping[str, JSON]:
         return {"metric": self.name}
 
-    def was_cut(self, prompt: str) -> bool:
-        return prompt.endswith("2")
-
     def __call__(
         self, pictures: Sequence[Picture], samples: Sequence[Sample], features: object = None
     ) -> list[float | Unscored]:
         means = [float(picture.mean()) for picture in pictures]
-        return [m if s.id != "000000001" else Unscored("odd") for m, s in zip(means, samples, strict=True)]
+        scores = [Scored(m, CAPTION_CUT) if s.prompt.endswith("2") else m for m, s in zip(means, samples, strict=True)]
+        return [m if s.id != "000000001" else Unscored("odd") for m, s in zip(scores, samples, strict=True)]

@@ -1,0 +1,160 @@
+"""Columns of a run: which metrics are asked for, what each is computed with, and which of it is already there."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from brushbench import registry
+from brushbench.errors import MissingWeightsError, UsageError
+from brushbench.evaluation.loading import load_metric
+from brushbench.metrics.base import CAPTION_CUT
+from brushbench.metrics.plugins import metric_class
+from brushbench.types import JSON, Benchmark, Metric
+
+if TYPE_CHECKING:
+    import pandas
+
+    from brushbench.evaluation.scoring import Scoring
+    from brushbench.store import RunFolder
+
+__all__ = ["Column", "choose_columns", "load_columns"]
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One metric under one protocol, ready to compute."""
+
+    metric: Metric
+
+    @property
+    def name(self) -> str:
+        """``metric@protocol``."""
+        return f"{self.metric.name}@{self.metric.protocol}"
+
+    @functools.cached_property
+    def description(self) -> dict[str, JSON]:
+        """The metric's settings and weight hashes: scores under another description are not of this column."""
+        described: dict[str, JSON] = json.loads(json.dumps(dict(self.metric.describe()), sort_keys=True))
+        return described
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """SHA-256 of the description."""
+        return hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
+
+    def part(self, variants: Sequence[str]) -> str:
+        """Name of the folder in which this column's scores wait: it changes with the settings and the weights."""
+        text = json.dumps([self.description, list(variants)], sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def header(self, variants: Sequence[str], scores: pandas.DataFrame) -> dict[str, JSON]:
+        """Return what is stored with the column's scores: description, identity, and what a table shows of it."""
+        return {
+            **self.description,
+            "identity": self.identity,
+            "unit": self.metric.unit,
+            "higher_is_better": self.metric.higher_is_better,
+            "region": self.metric.region,
+            "display": list(self.metric.display),
+            "caveat": self.metric.caveats.get(self.metric.protocol, ""),
+            "variants": list(variants),
+            "captions_cut": int(scores[scores["reason"] == CAPTION_CUT]["sample"].nunique()),
+        }
+
+    def matches(self, header: Mapping[str, JSON]) -> bool:
+        """Whether stored scores were computed as this column would compute them: same settings, same weights.
+
+        Headers of earlier releases have no identity; what they tell is compared.
+        """
+        if "unavailable" in header:
+            return False
+        if "identity" in header:
+            return header["identity"] == self.identity
+        return all(header[key] == value for key, value in self.description.items() if key in header)
+
+    def missing_variants(self, folder: RunFolder, variants: Sequence[str], pictures: int) -> list[str]:
+        """Return the variants to compute so that every one of ``variants`` is there under this column's settings.
+
+        Scores of other settings or weights cannot stay in the column, so their variants are computed again too.
+
+        Args:
+            folder: the run.
+            variants: those that are asked for.
+            pictures: how many scores each has when it is complete.
+        """
+        header = folder.metric_headers().get(self.name, {})
+        held = [] if "unavailable" in header else list(header.get("variants", []))
+        if not self.matches(header):
+            return list(dict.fromkeys([*held, *variants]))
+        scores = folder.scores()
+        mine = scores[(scores["metric"] == self.metric.name) & (scores["protocol"] == self.metric.protocol)]
+        counts = mine["variant"].value_counts()
+        return [v for v in variants if v not in held or counts.get(v, 0) != pictures]
+
+
+def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], dict[str, str]]:
+    """Return the columns that can be computed, and why others cannot, with the way to get them.
+
+    Raises:
+        UnknownNameError: no such metric.
+        MissingWeightsError: weights that were named are not there.
+    """
+    pairs = choose_columns(scoring.metrics)
+    if scoring.metrics == "auto":
+        pairs = [pair for pair in pairs if _suits(pair[0], benchmark)]
+    columns: list[Column] = []
+    unavailable: dict[str, str] = {}
+    for name, protocol in pairs:
+        weights = scoring.weights.get(name) or _own_weights(name, benchmark)
+        try:
+            columns.append(Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype)))
+        except MissingWeightsError as error:
+            if name in scoring.weights:  # asked for by name: not to be passed over
+                raise
+            unavailable[f"{name}@{protocol}"] = str(error)
+    return columns, unavailable
+
+
+def choose_columns(metrics: str | Sequence[str]) -> list[tuple[str, str]]:
+    """Return (metric, protocol) pairs for ``"auto"``, ``"psnr,lpips@standard"`` or a list of such names.
+
+    ``auto`` takes every registered metric under the protocols it computes unasked; a bare name likewise.
+
+    Raises:
+        UnknownNameError: no such metric.
+        UsageError: a protocol that the metric does not have, or no metric at all.
+    """
+    if metrics == "none":
+        return []
+    if metrics == "auto":
+        asked = registry.names("metric")
+    else:
+        asked = [part.strip() for part in (metrics.split(",") if isinstance(metrics, str) else metrics) if part.strip()]
+    if not asked:
+        raise UsageError("No metric was named. Write --metrics auto, or names such as psnr,lpips@brushnet-paper.")
+    pairs: list[tuple[str, str]] = []
+    for text in asked:
+        name, at, protocol = text.partition("@")
+        cls = metric_class(name)
+        if at and protocol not in cls.protocols:
+            raise UsageError(f"Metric {name!r} has no protocol {protocol!r}. It has {', '.join(cls.protocols)}.")
+        unasked = cls.protocols if cls.auto_protocols is None else cls.auto_protocols
+        pairs += [(name, p) for p in ([protocol] if at else unasked)]
+    return list(dict.fromkeys(pairs))
+
+
+def _own_weights(name: str, benchmark: Benchmark) -> str | None:
+    """Return ``"tiny"`` where the benchmark is judged by this repository's own small models, on every machine alike."""
+    has_tiny = any(need.tiny for need in metric_class(name).needs)
+    return getattr(benchmark, "metric_weights", None) if has_tiny else None
+
+
+def _suits(name: str, benchmark: Benchmark) -> bool:
+    """Whether a metric means something on a benchmark: it may name what a sample's ``meta`` must carry."""
+    needed = metric_class(name).required_meta
+    return not needed or all(key in benchmark[0].meta for key in needed)
