@@ -151,7 +151,7 @@ def choose_columns(metrics: str | Sequence[str]) -> list[tuple[str, str]]:
 def _own_weights(name: str, benchmark: Benchmark) -> str | None:
     """Return ``"tiny"`` where the benchmark is judged by this repository's own small models, on every machine alike."""
     has_tiny = any(need.tiny for need in metric_class(name).needs)
-    return getattr(benchmark, "metric_weights", None) if has_tiny else None
+    return benchmark.metric_weights if has_tiny else None
 
 
 def _suits(name: str, benchmark: Benchmark) -> bool:
