@@ -49,6 +49,8 @@ __all__ = [
     "Record",
     "UnusableError",
     "brush_hole",
+    "check_id",
+    "check_text",
     "chosen_splits",
     "described",
 ]
@@ -239,23 +241,31 @@ class LazyBenchmark(Benchmark):
         return (self[index] for index in range(len(self)))
 
 
+def check_id(name: str) -> None:
+    """Raise :class:`UnusableError` if an id cannot name the pictures of a run."""
+    if not USABLE_ID.fullmatch(name) or name in (".", ".."):
+        raise UnusableError("its id cannot name a file", "Write an id of 1 to 200 characters without slashes")
+    if len(quote(name, safe="")) > MAX_FILE_NAME:
+        raise UnusableError(f"its id is too long to name a file ({len(name)} characters)", "Shorten it")
+
+
+def check_text(fields: Mapping[str, str]) -> None:
+    """Raise :class:`UnusableError` if a field holds half of a character, which no tokenizer and no file takes."""
+    for what, text in fields.items():
+        if half := surrogate(text):
+            raise UnusableError(f"its {what} holds half of a character ({half})", f"Write its {what} anew")
+
+
 def _checked(record: Record | BadRecordError, splits: Sequence[str], ids: set[str], *, pixels: bool) -> Record:
     """Return a usable record, its id added to ``ids``, or raise what is wrong with it."""
     if isinstance(record, BadRecordError):
         raise record
     with _named(record.id):
-        if not USABLE_ID.fullmatch(record.id) or record.id in (".", ".."):
-            raise UnusableError("its id cannot name a file", "Write an id of 1 to 200 characters without slashes")
-        if len(quote(record.id, safe="")) > MAX_FILE_NAME:
-            raise UnusableError(f"its id is too long to name a file ({len(record.id)} characters)", "Shorten it")
+        check_id(record.id)
         if record.id in ids:
             raise UnusableError("its id occurs twice", "Give every record its own id")
         ids.add(record.id)
-        if not record.prompt.strip():
-            raise UnusableError("the caption is missing", "Write a caption")
-        for what, text in {"caption": record.prompt, **record.meta}.items():
-            if half := surrogate(text):
-                raise UnusableError(f"its {what} holds half of a character ({half})", f"Write its {what} anew")
+        check_text({"caption": record.prompt, **record.meta})
         height, width = record.image.size()
         for split in splits:
             if split not in record.holes:

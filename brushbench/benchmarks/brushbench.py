@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from brushbench.benchmarks.base import LazyBenchmark, Record, chosen_splits, described
 from brushbench.benchmarks.holes import BrushHole, HoleSource, RLEHole
+from brushbench.benchmarks.tables import extra_columns
 from brushbench.errors import BadRecordError, DataError, UnusableError
-from brushbench.files import is_file, path_inside
+from brushbench.files import is_file, path_inside, read_text
 from brushbench.pictures import ImageFile
 from brushbench.types import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["BrushBench", "caption_of", "extra_fields", "find_mapping", "picture_of", "read_mapping"]
+__all__ = ["BrushBench", "caption_of", "find_mapping", "picture_of", "read_mapping"]
 
 MAPPING_NAMES = ("mapping_file.json", "mapping_file_list.json")
 FOLDER_NAMES = ("BrushBench", "BrushDench")  # the second is the spelling of the published README
@@ -133,8 +134,10 @@ def read_mapping(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | BadRecor
         DataError: the file is not readable as one of the two.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number of 5,000 digits
+        content = json.loads(read_text(path, "mapping file"), object_pairs_hook=_Object)
+    except UnusableError as error:
+        raise DataError(str(error)) from None
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of 5,000 digits
         raise DataError(f"{path} is no JSON file ({error}). Fetch it again, or correct it there.") from None
     if isinstance(content, list):
         for place, entry in enumerate(content):
@@ -182,20 +185,17 @@ def picture_of(mapping: Path, entry: Mapping[str, Any]) -> ImageFile:
 
 
 def caption_of(entry: Mapping[str, Any], key: str = "caption") -> str:
-    """Return the caption of a record.
+    """Return the caption of a record, empty where it has none.
 
     Raises:
-        UnusableError: it has none, or it is blank.
+        UnusableError: it is no text.
     """
     caption = entry.get(key)
-    if not isinstance(caption, str) or not caption.strip():
-        raise UnusableError("the caption is missing", f"Write a sentence as its {key!r}")
-    return caption
-
-
-def extra_fields(entry: Mapping[str, Any], used: set[str]) -> dict[str, str]:
-    """Return the fields that are text or a number and not ``used`` otherwise, as text."""
-    return {key: str(value) for key, value in entry.items() if key not in used and isinstance(value, str | int | float)}
+    if caption is not None and not isinstance(caption, str):
+        raise UnusableError(
+            f"the caption is missing: its {key!r} is a {type(caption).__name__}", f"Write a sentence as its {key!r}"
+        )
+    return caption or ""
 
 
 def _record(mapping: Path, name: str, entry: Mapping[str, Any], wanted: tuple[str, ...]) -> Record:
@@ -210,4 +210,4 @@ def _record(mapping: Path, name: str, entry: Mapping[str, Any], wanted: tuple[st
         else:
             raise UnusableError(f"its {key!r} is missing", "Write its run lengths, or choose other splits")
     used = {"image", "caption", "image_id", *HOLE_KEYS.values()}
-    return Record(name, caption_of(entry), picture_of(mapping, entry), holes, extra_fields(entry, used))
+    return Record(name, caption_of(entry), picture_of(mapping, entry), holes, extra_columns(entry, used))

@@ -27,8 +27,9 @@ import numpy as np
 from PIL import Image
 
 from brushbench.benchmarks.base import LazyBenchmark, Record, described
-from brushbench.benchmarks.brushbench import caption_of, extra_fields, find_mapping, picture_of, read_mapping
+from brushbench.benchmarks.brushbench import caption_of, find_mapping, picture_of, read_mapping
 from brushbench.benchmarks.holes import MaskFile, RLEHole
+from brushbench.benchmarks.tables import extra_columns
 from brushbench.errors import BadRecordError, DataError, UnknownNameError, UnusableError, UsageError
 from brushbench.files import read_bytes
 from brushbench.pictures import ImageFile
@@ -215,5 +216,5 @@ def _reprocessed_record(mapping: Path, name: str, entry: Mapping[str, Any], mask
     if entry.get(key) is None:
         raise UnusableError(f"its {key!r} is missing", "Write its run lengths, or name another field by mask_key")
     holes = {"brush": RLEHole(entry[key], "brushbench", key)}
-    meta = extra_fields(entry, {"image", "caption", "image_id", key, *keys})
+    meta = extra_columns(entry, {"image", "caption", "image_id", key, *keys})
     return Record(name, caption_of(entry), picture_of(mapping, entry), holes, meta)
