@@ -10,8 +10,8 @@ id         ``id``, ``image_id``, ``name``, ``file_name``; else the row's number
 =========  =================================================================================
 
 A picture or mask is a path, encoded bytes, a Pillow picture, an array, or what `datasets` keeps of an image. White
-marks the hole of a mask picture; a mask array is what :func:`brushbench.types.as_hole` takes. Without a mask, every picture
-gets its seeded brush hole. Other columns that are text or numbers become ``Sample.meta``.
+marks the hole of a mask picture; a mask array is what :func:`brushbench.types.as_hole` takes. Without a mask, every
+picture gets its seeded brush hole. Other columns that are text or numbers become ``Sample.meta``.
 """
 
 from __future__ import annotations
@@ -80,9 +80,10 @@ def as_benchmark(data: object, split: str = "all", limit: int | None = None) -> 
     ours = Benchmark in type(data).__mro__  # isinstance would look at every attribute, and so hash the files
     if not ours and not isinstance(data, _Samples):
         raise UsageError(f"The benchmark is a {kind}, expected {TAKEN}.")
-    if split != "all" or limit is not None:
+    benchmark = cast("Benchmark", data) if ours else _Foreign(cast("_Samples", data))
+    if split != "all" or limit not in (None, benchmark.limit):
         raise UsageError("The benchmark is loaded already. Give split and limit to load_benchmark, not here.")
-    return cast("Benchmark", data) if ours else _Foreign(cast("_Samples", data))
+    return benchmark
 
 
 @runtime_checkable
@@ -195,9 +196,7 @@ class SampleList(Benchmark):
 def _of_samples(samples: Sequence[object], split: str, limit: int | None) -> SampleList:
     for place, sample in enumerate(samples):
         if not isinstance(sample, Sample):
-            raise UsageError(
-                f"Item {place} of the list is a {type(sample).__name__}, expected a brushbench.types.Sample."
-            )
+            raise UsageError(f"Item {place} of the list is a {type(sample).__name__}, expected a Sample.")
     checked = cast("Sequence[Sample]", samples)
     wanted = chosen_splits(split, tuple(dict.fromkeys(sample.split for sample in checked)))
     first = list(dict.fromkeys(sample.id for sample in checked))[:limit]
@@ -335,5 +334,6 @@ def _hole(value: Any) -> HoleSource:
     except MaskError as error:
         raise UnusableError(f"the mask: {error}", "Save it without transparency, white = hole") from None
     raise UnusableError(
-        f"its mask is a {type(value).__name__}, expected a path, bytes, a Pillow picture or an array", "Convert it"
+        f"its mask is a {type(value).__name__}, expected a path, bytes, a Pillow picture or an array",
+        "Convert it",
     )

@@ -59,7 +59,7 @@ def load_benchmark(
     loaded_with = {**spec.options, **{key: str(value) for key, value in options.items()}}
     if "root" in loaded_with:  # the run may be scored again from elsewhere
         loaded_with["root"] = str(Path(loaded_with["root"]).expanduser().resolve())
-    benchmark.loaded_with = loaded_with
+    benchmark.spec, benchmark.loaded_with = name, loaded_with
     return benchmark
 
 

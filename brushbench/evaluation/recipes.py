@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from brushbench import registry
+from brushbench.benchmarks.memory import as_benchmark
 from brushbench.config import RunConfig, make_config
 from brushbench.engines.shard import Shard
 from brushbench.errors import BrushbenchError, DataError, RunError, UnknownNameError, UsageError
@@ -27,7 +28,7 @@ __all__ = ["evaluate", "inpaint_one", "rescore", "score_images"]
 
 def evaluate(
     inpainter: str | Inpainter,
-    benchmark: str | Path | Benchmark,
+    benchmark: str | Path | Benchmark | Sequence[Sample] | Any,
     *,
     out: str | Path | None = None,
     name: str | None = None,
@@ -52,7 +53,8 @@ def evaluate(
 
     Args:
         inpainter: a spec such as ``"brushnet,scale=0.8"``, or an object with the interface of an inpainter.
-        benchmark: a name, a folder, or a loaded benchmark (``split`` and ``limit`` are then its own).
+        benchmark: a name, a folder, or a loaded benchmark (``split`` and ``limit`` are then its own); or a list of
+            :class:`Sample`, a ``datasets.Dataset`` or a ``DataFrame``: see :mod:`brushbench.benchmarks.memory`.
         out: the run's folder; ``runs/BENCHMARK/NAME`` by default.
         name: label in tables; the spec by default.
         metrics: as in :class:`Scoring`.
@@ -78,13 +80,18 @@ def evaluate(
     """
     scoring = Scoring(metrics, variants, weights or {}, device, low_memory=low_memory, features=features)
     choose_columns(metrics)
-    data = load_benchmark(benchmark, split, limit) if isinstance(benchmark, str | Path) else benchmark
+    if isinstance(benchmark, str | Path):
+        data = load_benchmark(benchmark, split, limit)
+    else:
+        data = as_benchmark(benchmark, split if isinstance(split, str) else ",".join(split), limit)
     spec = parse_spec(inpainter) if isinstance(inpainter, str) else Spec(type(inpainter).__name__, {})
     source = Method(load_inpainter(inpainter, device, dtype) if isinstance(inpainter, str) else inpainter)
+    if source.capabilities.text:
+        data = data.with_captions()
     label = str(spec).replace("/", "_") if name is None else name
     config = make_config(
         name=label, model=spec.name, options=dict(spec.options), benchmark=data.name,
-        splits=tuple(dict.fromkeys(s for _, s in data.keys)), limit=limit, seed=seed, repeats=repeats,
+        splits=tuple(dict.fromkeys(s for _, s in data.keys)), limit=data.limit, seed=seed, repeats=repeats,
         batch_size=batch_size, negative_prompt=negative_prompt, device=device, dtype=dtype,
     )  # fmt: skip
     part = Shard.parse(shard) if shard else Shard()
@@ -154,6 +161,8 @@ def rescore(
         Spec(run.config.benchmark, options),
         {"split": ",".join(run.config.splits), "limit": run.config.limit},
     )
+    if run.config.model != "images" and run.header["capabilities"]["text"]:
+        benchmark = benchmark.with_captions()
     if benchmark.manifest["sha256"] != run.header["benchmark"]["sha256"]:
         raise RunError(
             f"{path} was made on other data than {run.config.benchmark!r} holds now. Name the right folder with --data."

@@ -216,10 +216,12 @@ def open_pictures(data: str, masks: str) -> Pictures:
     if path.is_file() or (path.is_dir() and any(path.rglob("*.tar"))):
         return Tars(str(path), masks == "segmentation")
     if path.is_dir():
-        return BenchmarkPictures(registry.build("benchmark", Spec(layout_of(path), {"root": str(path)})))
+        return BenchmarkPictures(
+            registry.build("benchmark", Spec(layout_of(path), {"root": str(path)})).with_captions()
+        )
     spec = parse_spec(data)
     if spec.name in registry.names("benchmark"):
-        return BenchmarkPictures(registry.build("benchmark", spec))
+        return BenchmarkPictures(registry.build("benchmark", spec).with_captions())
     if HUB_ID.fullmatch(data):
         return Tars(data, masks == "segmentation")
     raise UnknownNameError("data", data, ["scenes", "a folder of tars", *registry.names("benchmark")])

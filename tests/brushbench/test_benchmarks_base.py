@@ -143,7 +143,8 @@ def test_a_benchmark_can_be_pickled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"prompt": " "}, "the caption is missing"),
+        ({"prompt": "cut \ud83d"}, "its caption holds half of a character"),
+        ({"meta": {"style": "\udc00"}}, "its style holds half of a character"),
         ({"holes": {}}, "no hole for the split 'inside'"),
         ({"id": "a/b"}, "its id cannot name a file"),
         ({"id": ".."}, "its id cannot name a file"),
@@ -168,13 +169,13 @@ def test_an_id_that_occurs_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
-    records = [make_record(tmp_path, "bad", prompt="")]
-    with pytest.raises(DataError, match=r"no usable record \(1 skipped: bad: the caption is missing\)"):
+    records = [make_record(tmp_path, "bad", holes={})]
+    with pytest.raises(DataError, match=r"no usable record \(1 skipped: bad: it has no hole for the split 'inside'\)"):
         base.LazyBenchmark("made", records, splits=("inside",), skip_bad=True)
 
 
 def test_limit_counts_bad_records_too(tmp_path: Path) -> None:
-    records = [make_record(tmp_path, "bad", prompt=""), make_record(tmp_path, "a"), make_record(tmp_path, "b")]
+    records = [make_record(tmp_path, "bad", holes={}), make_record(tmp_path, "a"), make_record(tmp_path, "b")]
     made = base.LazyBenchmark("made", records, splits=("inside",), limit=2, skip_bad=True)
     assert list(made.keys) == [("a", "inside")]
 
@@ -294,3 +295,21 @@ def test_benchmarks_load_no_torch() -> None:
         "import sys, brushbench.benchmarks.brushbench, brushbench.benchmarks.folder; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_caption_is_asked_for_by_methods_that_read_it_alone(tmp_path: Path) -> None:
+    records = [make_record(tmp_path, "bare", prompt=" "), make_record(tmp_path, "told")]
+    made = base.LazyBenchmark("made", records, splits=("inside", "outside"))
+    assert len(made) == 4
+    with pytest.raises(BadRecordError, match="'bare': the caption is missing, and the method reads it"):
+        made.with_captions()
+    skipping = base.LazyBenchmark("made", records, splits=("inside", "outside"), skip_bad=True)
+    assert skipping.manifest["images"] == 2
+    rest = skipping.with_captions()
+    assert list(rest.keys) == [("told", "inside"), ("told", "outside")]
+    assert rest.manifest["skipped"] == [{"record": "bare", "reason": "the caption is missing, and the method reads it"}]
+    alone = base.LazyBenchmark("made", records[1:], splits=("inside", "outside"))
+    assert rest.manifest["sha256"] == alone.manifest["sha256"] != skipping.manifest["sha256"]
+    assert alone.with_captions() is alone
+    with pytest.raises(DataError, match="no usable record"):
+        base.LazyBenchmark("made", records[:1], splits=("inside",), skip_bad=True).with_captions()

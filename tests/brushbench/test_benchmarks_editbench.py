@@ -107,8 +107,8 @@ def test_bad_records_are_named(google: Path) -> None:
     with pytest.raises(BadRecordError, match=r"'natural-\.\./7': its id cannot name a file"):
         EditBench(google)
     write_table(google, "natural", [["7", "", "b", "c"]])
-    with pytest.raises(BadRecordError, match="'natural-7': the caption is missing"):
-        EditBench(google)
+    with pytest.raises(BadRecordError, match="'natural-7': the caption is missing, and the method"):
+        EditBench(google).with_captions()
 
 
 def test_a_missing_half_or_column_is_named(google: Path) -> None:

@@ -121,8 +121,8 @@ def test_bad_pictures_are_named(root: Path) -> None:
 
 def test_a_picture_without_caption_or_of_two_formats_is_bad(root: Path) -> None:
     (root / "captions.json").write_text('{"zebra": "a zebra"}')
-    with pytest.raises(BadRecordError, match="'apple': the caption is missing"):
-        Folder(root)
+    with pytest.raises(BadRecordError, match="'apple': the caption is missing, and the method reads it"):
+        Folder(root).with_captions()
     save_picture(root / "images" / "apple.jpg")
     with pytest.raises(
         BadRecordError, match=r"'apple': there are two pictures of that name, apple\.jpg and apple\.png"
@@ -140,5 +140,7 @@ def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:
 def test_a_line_of_captions_without_a_name_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     (tmp_path / "captions.csv").write_text("caption,name\none,a\ntwo\n")
-    with pytest.raises(DataError, match=r"captions\.csv cannot be read as captions: line 3 has no 'name'"):
+    with pytest.raises(
+        DataError, match=r"captions\.csv cannot be read as captions: line 3 of captions.csv has no 'name'"
+    ):
         Folder(tmp_path)
