@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import FunctionType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -27,7 +29,7 @@ from brushbench.types import (
     Sample,
 )
 
-__all__ = ["Answer", "ImageFolder", "Method", "NoPicture", "Source"]
+__all__ = ["Answer", "ImageFolder", "Method", "NoPicture", "Source", "as_json"]
 
 LONGEST_SIDE = 8192  # pixels, of a picture brought to a method's native size
 IMAGE_SUFFIXES = (".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -70,17 +72,28 @@ class Method:
 
     Args:
         inpainter: the method.
+
+    Raises:
+        UsageError: it is no method; the message says what it lacks.
     """
 
     def __init__(self, inpainter: Inpainter | ReferenceInpainter) -> None:
+        _check_inpainter(inpainter)
         self.inpainter: Any = inpainter
         self.capabilities = inpainter.capabilities
 
     def describe(self) -> Mapping[str, JSON]:
-        """Return the method's own description, and how pictures are resized for it where they are."""
-        own: Mapping[str, JSON] = self.inpainter.describe()
+        """Return the method's own description, and how pictures are resized for it where they are.
+
+        Raises:
+            UsageError: the description holds what JSON has no word for; the message names the key.
+        """
+        name, own = type(self.inpainter).__name__, self.inpainter.describe()
+        if not isinstance(own, Mapping):
+            raise UsageError(f"{name}.describe() returned {_in_words(own)}, expected a dict of its settings.")
+        plain = {str(key): as_json(value, f"{name}.describe()[{key!r}]") for key, value in own.items()}
         side = self.capabilities.native_size
-        return own if side is None else {**own, "resize": f"shorter side to {side} pixels, Lanczos; hole: any"}
+        return plain if side is None else {**plain, "resize": f"shorter side to {side} pixels, Lanczos; hole: any"}
 
     def answers(self, samples: Sequence[Sample], seeds: Sequence[int], negative_prompt: str) -> list[Answer]:
         """Ask the method; a reference line sees the samples, all others requests that do not hold the answer.
@@ -124,9 +137,7 @@ class Method:
         """Return one result or :class:`NoPicture` for each; what fails together is tried one by one."""
         try:
             with _autograd(self.capabilities.needs_grad):
-                results = list(call(asked))
-            if len(results) != len(asked):
-                raise ValueError(f"the method returned {len(results)} pictures for {len(asked)} requests")
+                results = _counted(call(asked), len(asked))
         except (UsageError, WeightsError):
             raise  # not the fault of one picture
         except Exception as error:  # a method may raise anything; a run of 600 pictures must not die of one
@@ -134,6 +145,75 @@ class Method:
                 return [NoPicture("failed", f"{type(error).__name__}: {error}")]
             return [self._call([one], call)[0] for one in asked]
         return results
+
+
+def _check_inpainter(found: object) -> None:
+    """Refuse what is no method.
+
+    Raises:
+        UsageError: says what was got, and what a method has.
+    """
+    wanted = "A method is an object with capabilities, describe() and inpaint(requests); see CONTRIBUTING.md."
+    if isinstance(found, type):
+        raise UsageError(
+            f"Got the class {found.__name__} as a method, expected an object: {found.__name__}(). {wanted}"
+        )
+    if isinstance(found, FunctionType):
+        raise UsageError(f"Got the function {found.__name__} as a method. {wanted}")
+    if not isinstance(found, Inpainter | ReferenceInpainter):
+        absent = [name for name in ("capabilities", "describe", "inpaint") if name not in dir(found)]
+        raise UsageError(f"Got {_in_words(found)} as a method, without {', '.join(absent)}. {wanted}")
+    can = found.capabilities
+    if not isinstance(can, Capabilities):
+        raise UsageError(
+            f"{type(found).__name__}.capabilities is {_in_words(can)}, expected Capabilities(...). {wanted}"
+        )
+    if not isinstance(found, ReferenceInpainter if can.needs_reference else Inpainter):
+        lacking = "inpaint_reference" if can.needs_reference else "inpaint"
+        raise UsageError(f"{type(found).__name__} has no {lacking}(), which its capabilities ask for. {wanted}")
+
+
+def as_json(value: object, name: str) -> JSON:
+    """Return a value of a description as JSON: paths and NaN as text, NumPy's numbers and arrays as Python's.
+
+    Args:
+        value: what a plug-in said of itself.
+        name: what messages call it.
+
+    Raises:
+        UsageError: JSON has no word for it.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): as_json(part, f"{name}[{key!r}]") for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(part, f"{name}[{place}]") for place, part in enumerate(value)]
+    raise UsageError(f"{name} is {_in_words(value)}, expected texts, numbers, and lists and dicts of them.")
+
+
+def _counted(results: Any, count: int) -> list[Any]:
+    """Return a method's results as a list, each with its own memory.
+
+    Raises:
+        TypeError: no sequence of pictures.
+        ValueError: too few, too many, or one buffer for several.
+    """
+    if isinstance(results, Mapping | str | bytes) or not isinstance(results, Iterable):
+        raise TypeError(f"the method returned {_in_words(results)}, expected a list of {count} pictures")
+    listed = list(results)
+    if len(listed) != count:
+        raise ValueError(f"the method returned {len(listed)} pictures for {count} requests")
+    buffers = [one.__array_interface__["data"][0] for one in listed if isinstance(one, np.ndarray) and one.size]
+    if len(set(buffers)) < len(buffers):
+        raise ValueError("the method returned one buffer for several pictures")
+    return [one.copy() if isinstance(one, np.ndarray) else one for one in listed]  # a method may use its buffer again
 
 
 def _calls(asked: Mapping[int, Asked], most: int) -> Iterable[list[int]]:
@@ -198,7 +278,8 @@ def _answer(result: Any, own: Picture, given: Picture, can: Capabilities) -> Ans
     if isinstance(result, NoPicture):
         return result
     picture = np.asarray(result) if isinstance(result, Image.Image) and result.mode == "RGB" else result
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape != given.shape:
+    plain = isinstance(picture, np.ndarray) and not isinstance(picture, np.ma.MaskedArray)
+    if not plain or picture.dtype != np.uint8 or picture.shape != given.shape:
         return NoPicture("failed", f"the method returned {_in_words(result)}, expected uint8 {given.shape}, or PIL RGB")
     height, width = _working_size(own, can)
     picture = picture[:height, :width]
@@ -209,10 +290,11 @@ def _in_words(result: Any) -> str:
     from PIL import Image
 
     if isinstance(result, np.ndarray):
-        return f"{result.dtype} {result.shape}"
+        kind = "" if type(result) is np.ndarray else f"a {type(result).__name__}: "
+        return f"{kind}{result.dtype} {result.shape}"
     if isinstance(result, Image.Image):
         return f"a PIL picture of mode {result.mode}, {result.height} x {result.width}"
-    return f"a {type(result).__name__}"
+    return "None" if result is None else f"a {type(result).__name__}"
 
 
 def _autograd(needed: bool) -> AbstractContextManager[object]:
