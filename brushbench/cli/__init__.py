@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -32,6 +33,10 @@ app = typer.Typer(
 for commands in (eval, score, show):
     app.add_typer(commands.app)
 app.add_typer(data.app, name="data")
+if find_spec("brushbench.tiny.commands"):  # in a checkout; a wheel holds the scenes alone
+    from brushbench.tiny.commands import app as tiny_app
+
+    training_app.add_typer(tiny_app, name="tiny")
 app.add_typer(training_app, name="train")
 
 

@@ -16,7 +16,7 @@ from brushbench import assets
 from brushbench.errors import BrushbenchError, MissingWeightsError, WeightsError
 from brushbench.masks import square_around
 from brushbench.metrics.base import ModelMetric
-from brushbench.scenes import COLOURS, SHAPES
+from brushbench.tiny.scenes import COLOURS, SHAPES
 from brushbench.types import JSON, Picture, Region, Sample, Score, Unscored
 from brushbench.weights import Needs, WeightFile, read_json, read_tensors
 

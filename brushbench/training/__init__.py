@@ -1,1 +1,1 @@
-"""Training of the tiny diffusion family and of the models that judge it."""
+"""What a user trains: the loop, BrushNet, its data and its commands."""

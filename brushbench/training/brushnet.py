@@ -31,9 +31,10 @@ from brushbench.benchmarks import layout_of
 from brushbench.errors import ConfigMismatchError, MissingWeightsError, UnknownNameError, UsageError
 from brushbench.masks import inverted, opening, random_brush_hole, uneven_disc
 from brushbench.registry import Spec, parse_spec
-from brushbench.scenes import caption, render, sample_scene
+from brushbench.tiny.scenes import caption, render, sample_scene
 from brushbench.training.brushdata import HUB_ID, BrushData, TrainingPicture
-from brushbench.training.loop import Draw, FitConfig, FitResult, contact_sheet, fit
+from brushbench.training.loop import Draw, contact_sheet, fit
+from brushbench.training.settings import FitConfig, FitResult
 from brushbench.types import JSON, NEUTRAL_GREY, Benchmark, Hole, Picture
 from brushnet import BrushNetModel
 from brushnet.checkpoints import load_brushnet
@@ -67,7 +68,7 @@ class BrushNetRecipe:
     Attributes:
         base: a preset of :data:`baselines.presets.PRESETS`, a folder of a stock pipeline or a hub id. SDXL is
             recognised.
-        data: ``scenes`` (the endless stream of :mod:`brushbench.scenes`), BrushData's folder, tar or hub id, or a
+        data: ``scenes`` (the endless stream of :mod:`brushbench.tiny.scenes`), BrushData's folder, tar or hub id, or a
             benchmark by name or folder.
         masks: ``segmentation`` (a picture's own masks) | ``random`` (brush strokes).
         resolution: side in pixels; None takes the base's own.

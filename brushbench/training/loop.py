@@ -24,11 +24,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from brushbench.errors import ConfigMismatchError, UsageError, WeightsError
+from brushbench.training.settings import FitConfig, FitResult
 from brushbench.types import Picture
 
-__all__ = ["Draw", "FitConfig", "FitResult", "Task", "contact_sheet", "fit", "latest_checkpoint"]
-
-_IDENTITY = ("seed", "batch_size", "accumulation", "learning_rate", "warmup", "ema_decay", "weight_decay")
+__all__ = ["Draw", "Task", "contact_sheet", "fit", "latest_checkpoint", "steps_of"]
 
 
 @dataclass(frozen=True)
@@ -76,73 +75,6 @@ class Task(Protocol):
     def save(self, folder: Path) -> None:
         """Write the weights now in ``objective`` in their final layout."""
         ...
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How to train.
-
-    Attributes:
-        out: folder of checkpoints, logs, pictures and, at the end of a stage, the weights under ``model/``.
-        seed: seed of data, noise and timesteps.
-        max_steps: optimizer steps of the whole training; the learning rate falls to zero there. May be changed when
-            resuming: the rate then follows the new curve.
-        batch_size: samples a micro-batch and process.
-        accumulation: micro-batches an optimizer step.
-        learning_rate: peak.
-        warmup: steps of linear rise.
-        weight_decay: AdamW's.
-        ema_decay: of the moving average of the weights, which is what is saved.
-        first_step: step to count on from when weights come from elsewhere. Optimizer, learning rate and moving average
-            begin anew there.
-        max_minutes: end the stage after this time, with a checkpoint; None = no limit.
-        resume: continue from the newest checkpoint in ``out``, if there is one.
-        save_every: steps between checkpoints.
-        log_every: steps between rows of ``log.csv``.
-        picture_every: steps between contact sheets; 0 = none.
-        mixed_precision: ``no`` | ``fp16`` | ``bf16``.
-        tensorboard: also write event files (needs the extra ``train``).
-        cpu: train on the CPU even where a GPU is present.
-    """
-
-    out: Path
-    seed: int = 0
-    max_steps: int = 1000
-    batch_size: int = 16
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    weight_decay: float = 1e-2
-    ema_decay: float = 0.999
-    first_step: int = 0
-    max_minutes: float | None = None
-    resume: bool = False
-    save_every: int = 250
-    log_every: int = 20
-    picture_every: int = 250
-    mixed_precision: str = "no"
-    tensorboard: bool = False
-    cpu: bool = False
-
-    def identity(self) -> dict[str, Any]:
-        """Return what must be equal for a checkpoint to be continued."""
-        everything = asdict(self)
-        return {name: everything[name] for name in _IDENTITY}
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step: linear rise, then half a cosine from the first step to ``max_steps``."""
-        since, whole = step - self.first_step, max(1, self.max_steps - self.first_step)
-        rise = min(1.0, (since + 1) / max(1, self.warmup))
-        return self.learning_rate * rise * 0.5 * (1.0 + math.cos(math.pi * min(1.0, since / whole)))
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """How a stage ended: the step reached, whether that is all of them, and seconds spent in this stage."""
-
-    step: int
-    finished: bool
-    seconds: float
 
 
 def fit(
@@ -379,6 +311,12 @@ def _progress(config: FitConfig, start: int) -> Iterator[Any]:
             console.print(f"step {step}/{config.max_steps}  loss {loss:.4f}  {left / 60:.1f} min left", highlight=False)
 
     yield show
+
+
+def steps_of(folder: Path) -> int:
+    """Return how many steps saved weights were trained for, as its ``training.json`` says; 0 without one."""
+    path = folder / "training.json"
+    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
 
 
 def latest_checkpoint(out: Path) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from brushbench.training import base, vae
+from brushbench.tiny import text_to_image, vae
 from brushbench.types import InpaintRequest, Sample
 
 
@@ -15,10 +15,12 @@ def save_base(folder: Path) -> Path:
     """Write a Stable Diffusion pipeline of 64 x 64 pixels, four pixels a latent, the same each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tokenizer = base.build_tokenizer()
-        text_encoder = base.build_text_encoder(tokenizer, hidden=32, layers=1)
+        tokenizer = text_to_image.build_tokenizer()
+        text_encoder = text_to_image.build_text_encoder(tokenizer, hidden=32, layers=1)
         autoencoder = vae.build_vae((8, 8, 16))
-        base.BaseTask(autoencoder, tokenizer, text_encoder, base.build_unet((32, 32, 32), 32)).save(folder)
+        text_to_image.TextToImageTask(
+            autoencoder, tokenizer, text_encoder, text_to_image.build_unet((32, 32, 32), 32)
+        ).save(folder)
     return folder
 
 

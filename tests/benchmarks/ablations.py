@@ -23,7 +23,7 @@ from tiny_brushnet import scores
 import brushbench
 from brushbench.stats import paired_difference
 from brushbench.training.brushnet import BrushNetRecipe, train_brushnet
-from brushbench.training.loop import FitConfig
+from brushbench.training.settings import FitConfig
 
 SCALES = (1.0, 0.8, 0.6, 0.4, 0.2)
 BLENDING = 3.0  # dB: "several"

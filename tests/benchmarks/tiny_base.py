@@ -17,11 +17,21 @@ import numpy as np
 from PIL import Image
 
 from brushbench.metrics.attribute_accuracy import crop_box, crop_pictures, judge, load_classifier
-from brushbench.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, STYLES, TONES, UNSEEN_PAIRS, render, sample_scene
-from brushbench.training.attributes import held_out_accuracy
-from brushbench.training.base import generate, load_base
+from brushbench.tiny.attributes import held_out_accuracy
+from brushbench.tiny.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    STYLES,
+    TONES,
+    UNSEEN_PAIRS,
+    render,
+    sample_scene,
+)
+from brushbench.tiny.text_to_image import generate, load_text_to_image
+from brushbench.tiny.vae import decode_unscaled, encode_unscaled, psnr_by_background
 from brushbench.training.loop import contact_sheet
-from brushbench.training.vae import decode, encode, psnr_by_background
 
 THRESHOLDS = {
     "VAE, mean PSNR on held-out scenes, dB": 30.0,
@@ -73,7 +83,7 @@ def ceiling(task, classifier, count: int = 210) -> float:
     """Return the share found right among round trips of rendered single objects: what a perfect base would reach."""
     scenes = (sample_scene(3, index, "held-out") for index in itertools.count())
     chosen = list(itertools.islice((scene for scene in scenes if len(scene.objects) == 1), count))
-    pictures = decode(task.vae, encode(task.vae, np.stack([render(scene).image for scene in chosen])))
+    pictures = decode_unscaled(task.vae, encode_unscaled(task.vae, np.stack([render(scene).image for scene in chosen])))
     things = [scene.objects[0] for scene in chosen]
     pairs = zip(pictures, things, strict=True)
     return float(np.mean([follows(classifier, picture, thing.colour, thing.shape) for picture, thing in pairs]))
@@ -98,7 +108,7 @@ def main() -> int:
     parser.add_argument("--only", choices=["vae", "classifier", "text"], action="append")
     options = parser.parse_args()
     parts = options.only or ["vae", "classifier", "text"]
-    task = load_base(options.base or options.tiny / "base")
+    task = load_text_to_image(options.base or options.tiny / "base")
     classifier = load_classifier(options.tiny / "attributes")
     measured: dict[str, float] = {}
 

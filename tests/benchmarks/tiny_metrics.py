@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 import brushbench
-from brushbench.scenes import Dice, caption, render
-from brushbench.training.attributes import any_scene
-from brushbench.training.metric_models.lpips import DAMAGE, STRENGTHS, damaged
-from brushbench.training.metric_models.scenes import ATTRIBUTES, SPOILS, alternatives, spoil, wrong_captions
+from brushbench.tiny.attributes import any_scene
+from brushbench.tiny.judges.lpips import DAMAGE, STRENGTHS, damaged
+from brushbench.tiny.judges.scenes import ATTRIBUTES, SPOILS, alternatives, spoil, wrong_captions
+from brushbench.tiny.scenes import SceneRng, caption, render
 from brushbench.types import Metric, Picture, Sample
 
 SEED = 31
@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=960, help="scenes, a multiple of 16")
     parser.add_argument("--seed", type=int, default=SEED, help=f"of the scenes (default {SEED})")
     options = parser.parse_args()
-    roll = Dice(options.seed)
+    rng = SceneRng(options.seed)
 
     def load(name: str, folder: str) -> Metric:
         return brushbench.load_metric(name, weights=str(options.family / folder) if options.family else "tiny")
@@ -65,13 +65,13 @@ def main() -> int:
     scenes = [any_scene("held-out", options.seed, i)[0] for i in range(options.count)]
     clean = [render(scene).image for scene in scenes]
     right = [caption(scene) for scene in scenes]
-    wrong = [wrong_captions(scene, roll, 1)[0] for scene in scenes]
+    wrong = [wrong_captions(scene, rng, 1)[0] for scene in scenes]
     changed = [
         next(name for name, texts in alternatives(scene).items() if text in texts)
         for scene, text in zip(scenes, wrong, strict=True)
     ]
     kinds = [SPOILS[i % len(SPOILS)] for i in range(len(scenes))]
-    spoilt = [spoil(image, kind, roll, clean[i - 1]) for i, (image, kind) in enumerate(zip(clean, kinds, strict=True))]
+    spoilt = [spoil(image, kind, rng, clean[i - 1]) for i, (image, kind) in enumerate(zip(clean, kinds, strict=True))]
     measured: dict[str, float] = {}
 
     clip = load("clip_score", "clip")
@@ -98,7 +98,7 @@ def main() -> int:
     for kind in DAMAGE:
         means = []
         for strength in STRENGTHS[kind]:
-            bad = [damaged(image, kind, strength, roll) for image in clean[:64]]
+            bad = [damaged(image, kind, strength, rng) for image in clean[:64]]
             means.append(float(scores(lpips, bad, right[:64], clean[:64]).mean()))
         print(f"  lpips, {kind} {STRENGTHS[kind]}: {[round(value, 4) for value in means]}")
         measured[f"lpips, monotone in {kind}"] = 100.0 * bool(np.all(np.diff([0.0, *means]) > 0))

@@ -17,7 +17,7 @@ from brushbench.types import Sample, Unscored
 @pytest.fixture
 def weights(tmp_path):
     """An untrained classifier on disk."""
-    from brushbench.training.attributes import AttributeTask
+    from brushbench.tiny.attributes import AttributeTask
 
     torch.manual_seed(0)
     AttributeTask(AttributeClassifier()).save(tmp_path)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from brushbench import scenes
 from brushbench.errors import UsageError
-from brushbench.scenes import COLOURS, SHAPES, SIDE, TONES, UNSEEN_PAIRS, Dice, compose, render, sample_scene
+from brushbench.tiny import scenes
+from brushbench.tiny.scenes import COLOURS, SHAPES, SIDE, TONES, UNSEEN_PAIRS, SceneRng, compose, render, sample_scene
 
 
 def drawn(index: int, domain: str = "train"):
@@ -102,7 +102,7 @@ def test_objects_show_their_colour_and_the_background_its_tone(index):
 
 def test_noise_is_gentle():
     for index in range(12):
-        scene = compose(Dice(9, index), count=1, style="clean", background="noise")
+        scene = compose(SceneRng(9, index), count=1, style="clean", background="noise")
         rendering = render(scene)
         ground = rendering.image[~rendering.masks.any(axis=0)] / 255
         assert 0.008 < ground.std(axis=0).max() <= 0.03
@@ -125,7 +125,7 @@ def test_caption_names_what_is_drawn():
 
 def test_the_first_object_keeps_what_was_asked_for():
     for index in range(60):
-        scene = compose(Dice(4, index), count=3, style="clean", background="dots", target=("red", "cross", "large"))
+        scene = compose(SceneRng(4, index), count=3, style="clean", background="dots", target=("red", "cross", "large"))
         first = scene.objects[0]
         assert (first.colour, first.shape, first.size) == ("red", "cross", "large")
         assert len({(o.colour, o.shape) for o in scene.objects}) == 3
@@ -137,6 +137,6 @@ def test_wrong_settings_are_refused():
     with pytest.raises(UsageError, match="from 0 up"):
         sample_scene(-1, 0)
     with pytest.raises(UsageError, match="1, 2 or 3"):
-        compose(Dice(0), count=4, style="clean", background="dots")
+        compose(SceneRng(0), count=4, style="clean", background="dots")
     with pytest.raises(UsageError, match="cubist"):
-        compose(Dice(0), count=1, style="cubist", background="dots")
+        compose(SceneRng(0), count=1, style="cubist", background="dots")

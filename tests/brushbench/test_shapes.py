@@ -14,7 +14,7 @@ from brushbench import assets
 from brushbench.benchmarks import shapes
 from brushbench.benchmarks.brushbench import BrushBench
 from brushbench.benchmarks.shapes import COUNT, Shapes
-from brushbench.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, TONES, UNSEEN_PAIRS, sample_scene
+from brushbench.tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, TONES, UNSEEN_PAIRS, sample_scene
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def parts(tiny):
-    from brushbench.training.base import load_base
+    from brushbench.tiny.text_to_image import load_text_to_image
 
-    return load_base(tiny / "base")
+    return load_text_to_image(tiny / "base")
 
 
 def test_every_file_is_the_one_of_the_manifest(tiny):
@@ -56,9 +56,9 @@ def test_both_branches_repaint_beside_the_base():
 
 
 def test_latents_have_unit_deviation(parts):
-    from brushbench.training.vae import encode, held_out_pictures
+    from brushbench.tiny.vae import encode_unscaled, held_out_pictures
 
-    latents = encode(parts.vae, held_out_pictures(48)[0]) * parts.vae.config.scaling_factor
+    latents = encode_unscaled(parts.vae, held_out_pictures(48)[0]) * parts.vae.config.scaling_factor
     assert latents.shape[1:] == (4, 16, 16)
     assert float(latents.std()) == pytest.approx(1.0, abs=0.1)
 
@@ -88,8 +88,8 @@ def other(sample):
 @pytest.mark.slow
 def test_autoencoder_and_classifier_reach_their_thresholds(tiny, parts):
     from brushbench.metrics.attribute_accuracy import load_classifier
-    from brushbench.training.attributes import held_out_accuracy
-    from brushbench.training.vae import psnr_by_background
+    from brushbench.tiny.attributes import held_out_accuracy
+    from brushbench.tiny.vae import psnr_by_background
 
     classifier = load_classifier(tiny / "attributes")
     assert held_out_accuracy(classifier) >= 0.97

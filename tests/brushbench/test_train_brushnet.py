@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from baselines.brushnet import BrushNet
 from brushbench.errors import ConfigMismatchError, MissingWeightsError, UnknownNameError, UsageError
 from brushbench.masks import encode_rle, opening
-from brushbench.scenes import render, sample_scene
+from brushbench.tiny.scenes import render, sample_scene
 from brushbench.training import brushnet as trainer
 from brushbench.training import loop
 from brushbench.training.brushdata import TrainingPicture

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 from brushbench.errors import ConfigMismatchError, MissingWeightsError, UsageError
 from brushbench.metrics.attribute_accuracy import AttributeClassifier
-from brushbench.scenes import words
-from brushbench.training import attributes, base, metric_models, vae
+from brushbench.tiny import attributes, judges, text_to_image, vae
+from brushbench.tiny.judges import ORDER
+from brushbench.tiny.scenes import words
+from brushbench.training import loop
 from brushbench.training.loop import Draw, fit, latest_checkpoint
-from brushbench.training.metric_models import ORDER
 from tests.brushbench.trainings import assert_equal, config, interrupted, newest
 
 
@@ -32,9 +33,11 @@ def vae_task():
 
 def base_task(cache=0):
     torch.manual_seed(0)
-    tokenizer = base.build_tokenizer()
-    text_encoder = base.build_text_encoder(tokenizer, hidden=32, layers=1)
-    return base.BaseTask(small_vae(), tokenizer, text_encoder, base.build_unet((32, 32, 32), 32), cache)
+    tokenizer = text_to_image.build_tokenizer()
+    text_encoder = text_to_image.build_text_encoder(tokenizer, hidden=32, layers=1)
+    return text_to_image.TextToImageTask(
+        small_vae(), tokenizer, text_encoder, text_to_image.build_unet((32, 32, 32), 32), cache
+    )
 
 
 def attribute_task():
@@ -42,10 +45,10 @@ def attribute_task():
     return attributes.AttributeTask(AttributeClassifier(width=4), cache_scenes=8)
 
 
-TASKS = {"vae": vae_task, "base": base_task, "attributes": attribute_task}
+TASKS = {"vae": vae_task, "text_to_image": base_task, "attributes": attribute_task}
 WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
-    "base": "unet/diffusion_pytorch_model.safetensors",
+    "text_to_image": "unet/diffusion_pytorch_model.safetensors",
     "attributes": "model.safetensors",
     **dict.fromkeys(ORDER, "weights.safetensors"),
 }
@@ -55,10 +58,10 @@ WEIGHTS = {
 def tasks(tmp_path_factory):
     """What makes each task anew; two of the metric models start from the first of them."""
     folder = tmp_path_factory.mktemp("clip")
-    fit(metric_models.make_task("clip"), config(folder, max_steps=1))
+    fit(judges.make_task("clip"), config(folder, max_steps=1))
 
     def metric_task(name):
-        return lambda: metric_models.make_task(name, clip=folder / "model", cache_scenes=8)
+        return lambda: judges.make_task(name, clip=folder / "model", cache_scenes=8)
 
     return {**TASKS, **{name: metric_task(name) for name in ORDER}}
 
@@ -135,7 +138,7 @@ def test_learning_rate_rises_then_falls_to_zero(tmp_path):
 
 
 def test_every_caption_word_is_one_token_and_any_text_can_be_read():
-    tokenizer = base.build_tokenizer()
+    tokenizer = text_to_image.build_tokenizer()
     assert tokenizer.model_max_length == 32
     for word in words():
         assert tokenizer.tokenize(word) == [word + "</w>"], word
@@ -147,12 +150,12 @@ def test_every_caption_word_is_one_token_and_any_text_can_be_read():
 def test_longest_caption_fits():
     text = "a painting of a medium purple triangle right of a medium yellow triangle and a small orange square"
     text += " on a slate gradient"
-    assert len(base.build_tokenizer()(text).input_ids) <= 26
+    assert len(text_to_image.build_tokenizer()(text).input_ids) <= 26
 
 
 def test_text_encoder_pools_at_the_end_token():
-    tokenizer = base.build_tokenizer()
-    encoder = base.build_text_encoder(tokenizer).eval()
+    tokenizer = text_to_image.build_tokenizer()
+    encoder = text_to_image.build_text_encoder(tokenizer).eval()
     ids = tokenizer(["a red star"], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         output = encoder(ids)
@@ -160,7 +163,7 @@ def test_text_encoder_pools_at_the_end_token():
 
 
 def test_unet_is_stock_small_and_attends_at_three_sizes():
-    unet = base.build_unet()
+    unet = text_to_image.build_unet()
     assert type(unet).__name__ == "UNet2DConditionModel"
     assert sum(p.numel() for p in unet.parameters()) <= 5_000_000
     sizes = set()
@@ -188,17 +191,19 @@ def test_saved_base_is_a_stock_pipeline_in_float32_with_the_schedule_of_sd15(tmp
     assert (scheduler.config.set_alpha_to_one, scheduler.config.skip_prk_steps) == (False, True)
     picture = pipeline("a large red circle on plain grey", num_inference_steps=2, output_type="np").images[0]
     assert picture.shape == (64, 64, 3)
-    again = base.load_base(tmp_path)
+    again = text_to_image.load_text_to_image(tmp_path)
     assert_equal(again.unet.state_dict(), {k: v.half().float() for k, v in task.unet.state_dict().items()})
 
 
 def test_going_on_from_saved_weights_counts_the_steps_on(tmp_path):
     first = tmp_path / "first"
     fit(base_task(), config(first, max_steps=3))
-    assert base.steps_of(first / "model") == 3
-    result = base.train_base(config(tmp_path / "second", max_steps=5, first_step=3), init_from=first / "model")
+    assert loop.steps_of(first / "model") == 3
+    result = text_to_image.train_text_to_image(
+        config(tmp_path / "second", max_steps=5, first_step=3), init_from=first / "model"
+    )
     assert (result.step, result.finished) == (5, True)
-    assert base.steps_of(tmp_path / "second" / "model") == 5
+    assert loop.steps_of(tmp_path / "second" / "model") == 5
 
 
 def test_what_goes_on_from_saved_weights_has_a_rate_and_an_average_of_its_own(tmp_path):
@@ -211,7 +216,7 @@ def test_what_goes_on_from_saved_weights_has_a_rate_and_an_average_of_its_own(tm
     start = base_task().unet.conv_in.bias.detach().clone()
     fit(base_task(), plan)
     end = newest(tmp_path)["weights"]["unet.conv_in.bias"]
-    averaged = load_file(tmp_path / "model" / WEIGHTS["base"])["conv_in.bias"].float()
+    averaged = load_file(tmp_path / "model" / WEIGHTS["text_to_image"])["conv_in.bias"].float()
     assert (averaged - end).norm() < 0.5 * (averaged - start).norm()  # the start weighs little after forty steps
 
 
@@ -240,7 +245,7 @@ def test_scaling_factor_brings_latents_to_unit_deviation(tmp_path):
     task = vae_task()
     task.save(tmp_path)
     loaded = AutoencoderKL.from_pretrained(tmp_path)
-    latents = vae.encode(loaded, vae.held_out_pictures(64)[0]) * loaded.config.scaling_factor
+    latents = vae.encode_unscaled(loaded, vae.held_out_pictures(64)[0]) * loaded.config.scaling_factor
     assert float(latents.std()) == pytest.approx(1.0, abs=0.1)
 
 
@@ -248,32 +253,32 @@ def test_generated_pictures_do_not_depend_on_the_batch():
     task = base_task()
     parts = {"vae": task.vae, "tokenizer": task.tokenizer, "text_encoder": task.text_encoder, "unet": task.unet}
     prompts = ["a red star", "a blue circle", "a green cross"]
-    together = base.generate(parts, prompts, steps=2)
-    pairs = base.generate(parts, prompts, steps=2, batch_size=2)
+    together = text_to_image.generate(parts, prompts, steps=2)
+    pairs = text_to_image.generate(parts, prompts, steps=2, batch_size=2)
     assert together.shape == (3, 64, 64, 3)
     assert np.abs(together.astype(int) - pairs.astype(int)).max() <= 1
 
 
 def test_missing_or_contradicting_starts_are_refused(tmp_path):
     with pytest.raises(UsageError, match="--vae"):
-        base.train_base(config(tmp_path))
-    with pytest.raises(MissingWeightsError, match="train vae"):
-        base.train_base(config(tmp_path), vae=tmp_path / "none")
-    with pytest.raises(MissingWeightsError, match="train base"):
-        base.train_base(config(tmp_path), init_from=tmp_path / "none")
+        text_to_image.train_text_to_image(config(tmp_path))
+    with pytest.raises(MissingWeightsError, match="train tiny vae"):
+        text_to_image.train_text_to_image(config(tmp_path), vae=tmp_path / "none")
+    with pytest.raises(MissingWeightsError, match="train tiny text-to-image"):
+        text_to_image.train_text_to_image(config(tmp_path), init_from=tmp_path / "none")
     with pytest.raises(UsageError, match="1 or more"):
         fit(attribute_task(), config(tmp_path, batch_size=0))
 
 
 def test_commands_load_no_torch():
-    code = "import sys, brushbench.training.commands; sys.exit('torch' in sys.modules)"
+    code = "import sys, brushbench.tiny.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_command_trains_and_says_where_the_weights_are(tmp_path):
     from typer.testing import CliRunner
 
-    from brushbench.training.commands import app
+    from brushbench.tiny.commands import app
 
     options = [
         "attributes",

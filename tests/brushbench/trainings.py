@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from brushbench.training import loop
-from brushbench.training.loop import FitConfig, latest_checkpoint
+from brushbench.training.loop import latest_checkpoint
+from brushbench.training.settings import FitConfig
 
 
 def config(out, **changes):

@@ -19,22 +19,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from brushbench.errors import MissingWeightsError, UsageError
-from brushbench.scenes import caption, render, sample_scene, words
-from brushbench.training.loop import Draw, FitConfig, FitResult, contact_sheet, fit
-from brushbench.training.vae import decode, encode
+from brushbench.tiny.scenes import caption, render, sample_scene, words
+from brushbench.tiny.vae import decode_unscaled, encode_unscaled
+from brushbench.training.loop import Draw, contact_sheet, fit
+from brushbench.training.settings import FitConfig, FitResult
 from brushbench.types import Picture
 
 __all__ = [
     "NOISE_SCHEDULE",
-    "BaseTask",
+    "TextToImageTask",
     "build_text_encoder",
     "build_tokenizer",
     "build_unet",
     "generate",
-    "load_base",
-    "start_base",
-    "steps_of",
-    "train_base",
+    "load_text_to_image",
+    "start_text_to_image",
+    "train_text_to_image",
 ]
 
 MAX_TOKENS = 32
@@ -124,7 +124,7 @@ def build_unet(channels: tuple[int, int, int] = (64, 96, 128), text_width: int =
     )
 
 
-class BaseObjective(nn.Module):
+class NoisePrediction(nn.Module):
     """Noise prediction: mean squared error between the noise added and the noise predicted."""
 
     def __init__(self, text_encoder: nn.Module, unet: nn.Module) -> None:
@@ -145,7 +145,7 @@ class BaseObjective(nn.Module):
 
 
 @dataclass
-class BaseTask:
+class TextToImageTask:
     """Text encoder and U-Net on the training stream of scenes.
 
     Attributes:
@@ -165,7 +165,7 @@ class BaseTask:
     _cache: dict[int, tuple[Tensor, list[str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.objective = BaseObjective(self.text_encoder, self.unet)
+        self.objective = NoisePrediction(self.text_encoder, self.unet)
         self.vae.requires_grad_(False).eval()
 
     def batch(self, draw: Draw) -> dict[str, Tensor]:
@@ -193,7 +193,7 @@ class BaseTask:
         if first in self._cache:
             return self._cache[first]
         scenes = [sample_scene(draw.seed, first + i) for i in range(draw.size)]
-        latents = encode(self.vae, np.stack([render(scene).image for scene in scenes]))
+        latents = encode_unscaled(self.vae, np.stack([render(scene).image for scene in scenes]))
         result = latents.float().cpu() * self.vae.config.scaling_factor, [caption(scene) for scene in scenes]
         if self.cache_scenes:
             self._cache[first] = result
@@ -229,7 +229,7 @@ class BaseTask:
 # --------------------------------------------------------------------------------------------------------- training
 
 
-def start_base(vae_folder: Path, seed: int) -> BaseTask:
+def start_text_to_image(vae_folder: Path, seed: int) -> TextToImageTask:
     """Return a fresh base on a trained autoencoder; the first weights follow from the seed.
 
     Raises:
@@ -238,14 +238,16 @@ def start_base(vae_folder: Path, seed: int) -> BaseTask:
     from diffusers import AutoencoderKL
 
     if not (vae_folder / "config.json").exists():
-        raise MissingWeightsError(f"No autoencoder in {vae_folder}. Train one: brushbench train vae --out {vae_folder}")
+        raise MissingWeightsError(
+            f"No autoencoder in {vae_folder}. Train one (brushbench train tiny vae --out DIR) and pass DIR/model."
+        )
     vae = AutoencoderKL.from_pretrained(vae_folder, dtype=torch.float32)
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    return BaseTask(vae, tokenizer, build_text_encoder(tokenizer), build_unet())
+    return TextToImageTask(vae, tokenizer, build_text_encoder(tokenizer), build_unet())
 
 
-def load_base(folder: Path) -> BaseTask:
+def load_text_to_image(folder: Path) -> TextToImageTask:
     """Return a base that was saved before, in float32.
 
     Raises:
@@ -255,8 +257,10 @@ def load_base(folder: Path) -> BaseTask:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     if not (folder / "model_index.json").exists():
-        raise MissingWeightsError(f"No diffusers pipeline in {folder}. Train one with brushbench train base.")
-    return BaseTask(
+        raise MissingWeightsError(
+            f"No diffusers pipeline in {folder}. Train one with brushbench train tiny text-to-image."
+        )
+    return TextToImageTask(
         AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32),
         CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
@@ -264,7 +268,7 @@ def load_base(folder: Path) -> BaseTask:
     )
 
 
-def train_base(
+def train_text_to_image(
     config: FitConfig, *, vae: Path | None = None, init_from: Path | None = None, cache_scenes: int = 0
 ) -> FitResult:
     """Train text encoder and U-Net; the pipeline ends under ``config.out / "model"``.
@@ -273,7 +277,7 @@ def train_base(
         config: how to train.
         vae: folder of the frozen autoencoder, for a fresh start.
         init_from: folder of a saved pipeline to go on from, with a fresh optimizer and the steps counted on.
-        cache_scenes: see :class:`BaseTask`.
+        cache_scenes: see :class:`TextToImageTask`.
 
     Raises:
         UsageError: neither or both of ``vae`` and ``init_from``.
@@ -281,15 +285,9 @@ def train_base(
     """
     if (vae is None) == (init_from is None):
         raise UsageError("Give either the autoencoder to start on (--vae) or the pipeline to go on from (--init-from).")
-    task = start_base(vae, config.seed) if vae else load_base(init_from or Path())
+    task = start_text_to_image(vae, config.seed) if vae else load_text_to_image(init_from or Path())
     task.cache_scenes = cache_scenes
     return fit(task, config)
-
-
-def steps_of(folder: Path) -> int:
-    """Return how many steps a saved pipeline was trained for, as its ``training.json`` says; 0 without one."""
-    path = folder / "training.json"
-    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
 
 
 @torch.no_grad()
@@ -322,5 +320,5 @@ def generate(
         for t in scheduler.timesteps:
             empty, named = unet(torch.cat([latents, latents]), t, text).sample.chunk(2)
             latents = scheduler.step(empty + guidance * (named - empty), t, latents).prev_sample
-        pictures.append(decode(vae, latents / vae.config.scaling_factor))
+        pictures.append(decode_unscaled(vae, latents / vae.config.scaling_factor))
     return np.concatenate(pictures)

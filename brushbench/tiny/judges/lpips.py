@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from brushbench.metrics.lpips import SCALE, SHIFT, TAPS, _linear_file, build_model
-from brushbench.scenes import BACKGROUNDS, COLOURS, SHAPES, STYLES, TONES, Dice
+from brushbench.tiny.judges.scenes import Drawn, SceneStream
+from brushbench.tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, STYLES, TONES, SceneRng
 from brushbench.training.loop import Draw, contact_sheet
-from brushbench.training.metric_models.scenes import Drawn, SceneStream
 from brushbench.types import Picture
 from brushbench.weights import read_tensors
 
@@ -37,25 +37,25 @@ MARGIN = 0.2  # a damage about twice as strong is to be at least a fifth further
 RANK_WEIGHT = 2.0
 
 
-def damaged(image: Picture, kind: str, strength: float, roll: Dice) -> Picture:
+def damaged(image: Picture, kind: str, strength: float, rng: SceneRng) -> Picture:
     """Return a copy with damage of a given strength.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         kind: one of ``DAMAGE``.
         strength: see ``STRENGTHS``; a shift is rounded to whole pixels, and the border is repeated.
-        roll: the noise, and the direction of the shift.
+        rng: the noise, and the direction of the shift.
     """
     if kind == "blur":
         return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(strength)))
     if kind == "noise":
-        pair = roll.array(2, *image.shape)
+        pair = rng.array(2, *image.shape)
         noisy: Picture = np.rint(
             np.clip(image + (pair[0] + pair[1] - 1.0) * np.sqrt(6.0) * strength, 0.0, 255.0)
         ).astype(np.uint8)
         return noisy
     far = max(1, round(strength))
-    dy, dx = roll.pick(((0, far), (0, -far), (far, 0), (-far, 0)))
+    dy, dx = rng.pick(((0, far), (0, -far), (far, 0), (-far, 0)))
     height, width = image.shape[:2]
     padded = np.pad(image, ((far, far), (far, far), (0, 0)), mode="edge")
     shifted: Picture = padded[far + dy : far + dy + height, far + dx : far + dx + width]
@@ -158,18 +158,18 @@ class LpipsTask:
 
     def batch(self, draw: Draw) -> dict[str, Tensor]:
         """Return scenes with what they show, and triples of rising damage."""
-        drawn, roll = self.stream.take(draw)
-        side = roll.pick(SIDES)
+        drawn, rng = self.stream.take(draw)
+        side = rng.pick(SIDES)
         images = prepared([one.image for one in drawn])
         if side != images.shape[-1]:
             images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
-        triples = _triples([one.image for one in drawn[:TRIPLES]], roll)
+        triples = _triples([one.image for one in drawn[:TRIPLES]], rng)
         return {"images": images, **_contents(drawn), "triples": prepared(triples)}
 
     def pictures(self) -> Picture:
         """Return references above weakly and strongly damaged copies."""
-        drawn, roll = SceneStream("lpips").take(Draw(0, 0, 0, TRIPLES))
-        return contact_sheet(np.stack(_triples([one.image for one in drawn], roll)), TRIPLES)
+        drawn, rng = SceneStream("lpips").take(Draw(0, 0, 0, TRIPLES))
+        return contact_sheet(np.stack(_triples([one.image for one in drawn], rng)), TRIPLES)
 
     def save(self, folder: Path) -> None:
         """Write the folder that ``lpips`` reads: ``features.*`` in half precision."""
@@ -179,16 +179,16 @@ class LpipsTask:
         save_file(state, folder / "weights.safetensors")
 
 
-def _triples(images: Sequence[Picture], roll: Dice) -> list[Picture]:
+def _triples(images: Sequence[Picture], rng: SceneRng) -> list[Picture]:
     """Return references, then weakly, then strongly damaged copies of the same kind."""
     weak, strong = [], []
     for image in images:
-        kind = roll.pick(DAMAGE)
+        kind = rng.pick(DAMAGE)
         low, high = STRENGTHS[kind][0], STRENGTHS[kind][-1]
-        little = low * (0.5 * high / low) ** roll.uniform()
+        little = low * (0.5 * high / low) ** rng.uniform()
         little = float(max(1, round(little))) if kind == "shift" else little
-        weak.append(damaged(image, kind, little, roll))
-        strong.append(damaged(image, kind, little * (2.0 if kind == "shift" else roll.uniform(1.6, 2.4)), roll))
+        weak.append(damaged(image, kind, little, rng))
+        strong.append(damaged(image, kind, little * (2.0 if kind == "shift" else rng.uniform(1.6, 2.4)), rng))
     return [*images, *weak, *strong]
 
 

@@ -31,15 +31,15 @@ __all__ = [
     "STYLES",
     "TONES",
     "UNSEEN_PAIRS",
-    "Dice",
     "Rendering",
     "Scene",
     "SceneObject",
+    "SceneRng",
     "caption",
     "compose",
-    "dice",
     "render",
     "sample_scene",
+    "scene_rng",
     "words",
 ]
 
@@ -156,7 +156,7 @@ class Rendering:
     masks: npt.NDArray[np.bool_]
 
 
-class Dice:
+class SceneRng:
     """The only source of randomness here: uniform numbers of one PCG64 stream."""
 
     def __init__(self, *entropy: int) -> None:
@@ -179,7 +179,7 @@ class Dice:
         return self._generator.random(shape)
 
 
-def dice(domain: str, seed: int, index: int) -> Dice:
+def scene_rng(domain: str, seed: int, index: int) -> SceneRng:
     """Return the random stream of one scene.
 
     Args:
@@ -194,7 +194,7 @@ def dice(domain: str, seed: int, index: int) -> Dice:
         raise UsageError(f"Unknown domain {domain!r} of scenes. Expected one of {', '.join(DOMAINS)}.")
     if seed < 0 or index < 0:
         raise UsageError(f"Scenes are numbered from 0 up: got seed {seed}, index {index}.")
-    return Dice(DOMAINS[domain], seed, index)
+    return SceneRng(DOMAINS[domain], seed, index)
 
 
 def sample_scene(seed: int, index: int, domain: str = "train") -> Scene:
@@ -208,14 +208,14 @@ def sample_scene(seed: int, index: int, domain: str = "train") -> Scene:
     Raises:
         UsageError: unknown domain, or a negative seed or index.
     """
-    roll = dice(domain, seed, index)
-    u = roll.uniform()
+    rng = scene_rng(domain, seed, index)
+    u = rng.uniform()
     count = 1 if u < _COUNT_WEIGHTS[0] else 2 if u < _COUNT_WEIGHTS[0] + _COUNT_WEIGHTS[1] else 3
-    return compose(roll, count=count, style=roll.pick(STYLES), background=roll.pick(BACKGROUNDS))
+    return compose(rng, count=count, style=rng.pick(STYLES), background=rng.pick(BACKGROUNDS))
 
 
 def compose(
-    roll: Dice,
+    rng: SceneRng,
     *,
     count: int,
     style: str,
@@ -223,15 +223,15 @@ def compose(
     tone: str | None = None,
     target: tuple[str, str, str] | None = None,
 ) -> Scene:
-    """Return a scene with the attributes given; the rest is rolled.
+    """Return a scene with the attributes given; the rest is drawn.
 
     Args:
-        roll: the scene's random stream.
+        rng: the scene's random stream.
         count: number of objects, 1 to 3.
         style: one of ``STYLES``.
         background: one of ``BACKGROUNDS``.
-        tone: a key of ``TONES``, or None to roll it.
-        target: (colour, shape, size) of the first object, which may be an unseen pair, or None to roll it.
+        tone: a key of ``TONES``, or None to draw it.
+        target: (colour, shape, size) of the first object, which may be an unseen pair, or None to draw it.
 
     Raises:
         UsageError: a count other than 1, 2, 3 or an unknown name.
@@ -241,29 +241,29 @@ def compose(
     for name, known in ((style, STYLES), (background, BACKGROUNDS), (tone or "grey", tuple(TONES))):
         if name not in known:
             raise UsageError(f"Unknown scene attribute {name!r}. Expected one of {', '.join(known)}.")
-    tone = tone or roll.pick(tuple(TONES))
+    tone = tone or rng.pick(tuple(TONES))
     seen = [(colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in UNSEEN_PAIRS]
     kinds: list[tuple[str, str, str]] = [target] if target else []
     while len(kinds) < count:
-        colour, shape = roll.pick(seen)
+        colour, shape = rng.pick(seen)
         if (colour, shape) not in [kind[:2] for kind in kinds]:
-            kinds.append((colour, shape, roll.pick(tuple(SIZES))))
-    objects = _place(roll, kinds)
-    phases = tuple(roll.uniform() for _ in range(_PHASES))
-    return Scene(tuple(objects), background, tone, style, phases, roll.below(2**32))
+            kinds.append((colour, shape, rng.pick(tuple(SIZES))))
+    objects = _place(rng, kinds)
+    phases = tuple(rng.uniform() for _ in range(_PHASES))
+    return Scene(tuple(objects), background, tone, style, phases, rng.below(2**32))
 
 
-def _place(roll: Dice, kinds: Sequence[tuple[str, str, str]]) -> list[SceneObject]:
+def _place(rng: SceneRng, kinds: Sequence[tuple[str, str, str]]) -> list[SceneObject]:
     """Roll positions until no two objects touch; every twelfth failure shrinks the largest companion by a size."""
     kinds = list(kinds)
     names = list(SIZES)
     for attempt in range(1, 10_000):
         objects: list[SceneObject] = []
         for colour, shape, size in kinds:
-            radius = roll.uniform(*SIZES[size])
+            radius = rng.uniform(*SIZES[size])
             room = radius * _REACH[shape] + _GAP
-            x, y = roll.uniform(room, SIDE - room), roll.uniform(room, SIDE - room)
-            objects.append(SceneObject(colour, shape, size, x, y, radius, roll.uniform(-0.22, 0.22)))
+            x, y = rng.uniform(room, SIDE - room), rng.uniform(room, SIDE - room)
+            objects.append(SceneObject(colour, shape, size, x, y, radius, rng.uniform(-0.22, 0.22)))
         if all(_apart(a, b) for i, a in enumerate(objects) for b in objects[:i]):
             return objects
         if attempt % 12 == 0 and len(kinds) > 1:
@@ -374,7 +374,7 @@ def _background(scene: Scene, x: _Float, y: _Float) -> _Float:
 
 def _grain(seed: int, sigma: float) -> _Float:
     """Return float64 (64, 64, 3) noise of the given standard deviation: the sum of two uniform numbers."""
-    pair = Dice(seed).array(2, SIDE, SIDE, 3)
+    pair = SceneRng(seed).array(2, SIDE, SIDE, 3)
     return np.asarray((pair[0] + pair[1] - 1.0) * (sigma * np.sqrt(6.0)))
 
 

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from brushbench.scenes import BACKGROUNDS, render, sample_scene
-from brushbench.training.loop import Draw, FitConfig, FitResult, contact_sheet, fit
+from brushbench.tiny.scenes import BACKGROUNDS, render, sample_scene
+from brushbench.training.loop import Draw, contact_sheet, fit
+from brushbench.training.settings import FitConfig, FitResult
 from brushbench.types import Picture
 
 __all__ = [
     "VaeTask",
     "build_vae",
-    "decode",
-    "encode",
+    "decode_unscaled",
+    "encode_unscaled",
     "held_out_pictures",
     "psnr_by_background",
     "to_tensor",
@@ -85,14 +86,14 @@ class VaeTask:
     def pictures(self) -> Picture:
         """Return held-out scenes above their reconstructions."""
         images = held_out_pictures(16)[0]
-        pairs = np.concatenate([images, decode(self.vae, encode(self.vae, images))], axis=1)
+        pairs = np.concatenate([images, decode_unscaled(self.vae, encode_unscaled(self.vae, images))], axis=1)
         return contact_sheet(pairs, 8)
 
     def save(self, folder: Path) -> None:
         """Set the scaling factor to 1 / std of held-out latents and write the folder in half precision."""
         import copy
 
-        latents = encode(self.vae, held_out_pictures(256)[0])
+        latents = encode_unscaled(self.vae, held_out_pictures(256)[0])
         self.vae.register_to_config(scaling_factor=round(float(1.0 / latents.std()), 5))
         copy.deepcopy(self.vae).half().save_pretrained(folder, safe_serialization=True)
 
@@ -112,7 +113,7 @@ def to_tensor(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
 
 
 @torch.no_grad()
-def encode(vae: Any, images: np.ndarray[Any, np.dtype[np.uint8]], batch_size: int = 32) -> Tensor:
+def encode_unscaled(vae: Any, images: np.ndarray[Any, np.dtype[np.uint8]], batch_size: int = 32) -> Tensor:
     """Return the posterior's mean, float32 (B, 4, h, w), NOT scaled, for uint8 (B, H, W, 3)."""
     parts = [
         vae.encode(to_tensor(images[i : i + batch_size]).to(vae.device)).latent_dist.mean
@@ -122,7 +123,7 @@ def encode(vae: Any, images: np.ndarray[Any, np.dtype[np.uint8]], batch_size: in
 
 
 @torch.no_grad()
-def decode(vae: Any, latents: Tensor, batch_size: int = 32) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def decode_unscaled(vae: Any, latents: Tensor, batch_size: int = 32) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return uint8 (B, H, W, 3) from unscaled latents (B, 4, h, w)."""
     parts = [vae.decode(latents[i : i + batch_size].to(vae.device)).sample for i in _starts(latents, batch_size)]
     pixels = torch.cat(parts).float().add(1.0).mul(127.5).round().clamp(0, 255)
@@ -142,7 +143,7 @@ def held_out_pictures(count: int) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], 
 def psnr_by_background(vae: Any, count: int = 512) -> dict[str, float]:
     """Return the mean PSNR in dB of reconstructed held-out scenes for each background, and for ``all``."""
     images, backgrounds = held_out_pictures(count)
-    errors = images.astype(np.float64) - decode(vae, encode(vae, images)).astype(np.float64)
+    errors = images.astype(np.float64) - decode_unscaled(vae, encode_unscaled(vae, images)).astype(np.float64)
     psnr = -10.0 * np.log10(np.maximum(np.square(errors).mean(axis=(1, 2, 3)) / 255.0**2, 1e-10))
     table = {name: float(psnr[[b == name for b in backgrounds]].mean()) for name in BACKGROUNDS}
     return {**table, "all": float(psnr.mean())}

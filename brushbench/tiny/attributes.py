@@ -25,9 +25,22 @@ from brushbench.metrics.attribute_accuracy import (
     crop_pictures,
     judge,
 )
-from brushbench.scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE, SIZES, STYLES, Dice, Scene, compose, dice, render
-from brushbench.training.loop import Draw, FitConfig, FitResult, contact_sheet, fit
-from brushbench.training.vae import decode, encode
+from brushbench.tiny.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIDE,
+    SIZES,
+    STYLES,
+    Scene,
+    SceneRng,
+    compose,
+    render,
+    scene_rng,
+)
+from brushbench.tiny.vae import decode_unscaled, encode_unscaled
+from brushbench.training.loop import Draw, contact_sheet, fit
+from brushbench.training.settings import FitConfig, FitResult
 from brushbench.types import Picture
 
 __all__ = ["AttributeTask", "any_scene", "held_out_accuracy", "train_attributes"]
@@ -37,12 +50,12 @@ STREAM = 7  # keeps these scenes apart from those the diffusion models learn fro
 HELD_OUT_SEED = 11
 
 
-def any_scene(domain: str, seed: int, index: int) -> tuple[Scene, Dice]:
+def any_scene(domain: str, seed: int, index: int) -> tuple[Scene, SceneRng]:
     """Return a scene whose first object is any of the forty pairs, and the stream it came from."""
-    roll = dice(domain, seed, index)
-    target = (roll.pick(tuple(COLOURS)), roll.pick(SHAPES), roll.pick(tuple(SIZES)))
-    count = 1 + roll.below(3)
-    return compose(roll, count=count, style=roll.pick(STYLES), background=roll.pick(BACKGROUNDS), target=target), roll
+    rng = scene_rng(domain, seed, index)
+    target = (rng.pick(tuple(COLOURS)), rng.pick(SHAPES), rng.pick(tuple(SIZES)))
+    count = 1 + rng.below(3)
+    return compose(rng, count=count, style=rng.pick(STYLES), background=rng.pick(BACKGROUNDS), target=target), rng
 
 
 class AttributeObjective(nn.Module):
@@ -82,17 +95,17 @@ class AttributeTask:
         """Return one crop a scene: around one of its objects, a little off, or around an empty place."""
         first = draw.first % self.cache_scenes if self.cache_scenes else draw.first
         images, masks, scenes = self._block(first, draw)
-        roll = Dice(STREAM, draw.seed, draw.step, draw.first)
+        rng = SceneRng(STREAM, draw.seed, draw.step, draw.first)
         boxes: list[Box] = []
         labels: list[tuple[int, int]] = []
         for scene, mask in zip(scenes, masks, strict=True):
-            empty = _empty_box(mask, roll) if roll.uniform() < EMPTY_SHARE else None
+            empty = _empty_box(mask, rng) if rng.uniform() < EMPTY_SHARE else None
             if empty is not None:
                 boxes.append(empty)
                 labels.append((len(COLOUR_CLASSES) - 1, len(SHAPE_CLASSES) - 1))
                 continue
-            number = roll.below(len(scene.objects))
-            boxes.append(_shaken(crop_box(mask[number]), roll))
+            number = rng.below(len(scene.objects))
+            boxes.append(_shaken(crop_box(mask[number]), rng))
             thing = scene.objects[number]
             labels.append((COLOUR_CLASSES.index(thing.colour), SHAPE_CLASSES.index(thing.shape)))
         colours, shapes = torch.tensor(labels).unbind(dim=1)
@@ -105,7 +118,7 @@ class AttributeTask:
         drawn = [render(scene) for scene in scenes]
         images = np.stack([rendering.image for rendering in drawn])
         if self.vae is not None and (first // draw.size) % 2:
-            images = decode(self.vae, encode(self.vae, images))
+            images = decode_unscaled(self.vae, encode_unscaled(self.vae, images))
         block = images, [rendering.masks for rendering in drawn], scenes
         if self.cache_scenes:
             self._cache[first] = block
@@ -127,23 +140,23 @@ class AttributeTask:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _shaken(box: Box, roll: Dice) -> Box:
+def _shaken(box: Box, rng: SceneRng) -> Box:
     """Enlarge a square box up to 1.7 times and move it a little, as the holes that are blobs do."""
     x0, y0, x1, y1 = box
-    side = min(1.0, (x1 - x0) * roll.uniform(0.9, 1.7))
+    side = min(1.0, (x1 - x0) * rng.uniform(0.9, 1.7))
     slack = 0.12 * (x1 - x0)
-    left = (x0 + x1) / 2 + roll.uniform(-slack, slack) - side / 2
-    top = (y0 + y1) / 2 + roll.uniform(-slack, slack) - side / 2
+    left = (x0 + x1) / 2 + rng.uniform(-slack, slack) - side / 2
+    top = (y0 + y1) / 2 + rng.uniform(-slack, slack) - side / 2
     left, top = min(max(left, 0.0), 1.0 - side), min(max(top, 0.0), 1.0 - side)
     return left, top, left + side, top + side
 
 
-def _empty_box(masks: np.ndarray[Any, np.dtype[np.bool_]], roll: Dice) -> Box | None:
+def _empty_box(masks: np.ndarray[Any, np.dtype[np.bool_]], rng: SceneRng) -> Box | None:
     """Return a square whose middle half holds no object, or None when none was found quickly."""
     taken = np.asarray(masks.any(axis=0))
     for _ in range(8):
-        side = SIDE * roll.uniform(0.25, 0.65)
-        x0, y0 = roll.uniform(0.0, SIDE - side), roll.uniform(0.0, SIDE - side)
+        side = SIDE * rng.uniform(0.25, 0.65)
+        x0, y0 = rng.uniform(0.0, SIDE - side), rng.uniform(0.0, SIDE - side)
         quarter = side / 4
         middle = taken[int(y0 + quarter) : int(y0 + 3 * quarter) + 1, int(x0 + quarter) : int(x0 + 3 * quarter) + 1]
         if not middle.any():
@@ -178,7 +191,7 @@ def held_out_accuracy(model: AttributeClassifier, vae: Any = None, count: int = 
     drawn = [render(scene) for scene in scenes]
     images = np.stack([rendering.image for rendering in drawn])
     if vae is not None:
-        images = decode(vae, encode(vae, images))
+        images = decode_unscaled(vae, encode_unscaled(vae, images))
     answers = judge(model, crop_pictures(list(images), [crop_box(rendering.masks[0]) for rendering in drawn]))
     named = [(scene.objects[0].colour, scene.objects[0].shape) for scene in scenes]
     return float(np.mean([answer == name for answer, name in zip(answers, named, strict=True)]))

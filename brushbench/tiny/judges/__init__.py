@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 
 from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError
-from brushbench.training.loop import FitConfig, FitResult, Task, fit
+from brushbench.training.loop import Task, fit
+from brushbench.training.settings import FitConfig, FitResult
 
-__all__ = ["ORDER", "RECIPES", "Recipe", "make_task", "recipe_of", "train_metric_model"]
+__all__ = ["JUDGES", "ORDER", "JudgeRecipe", "make_task", "recipe_of", "train_judge"]
 
 ORDER = ("clip", "aesthetic", "hps", "image_reward", "lpips")  # the second and the third start from the first
 
 
 @dataclass(frozen=True)
-class Recipe:
+class JudgeRecipe:
     """How one model is trained unless told otherwise.
 
     Attributes:
@@ -39,24 +40,24 @@ class Recipe:
     ema_decay: float = 0.998
 
 
-RECIPES = {
-    "clip": Recipe(2600, 64, 1e-3, warmup=200),
-    "aesthetic": Recipe(500, 64, 5e-2, warmup=20, weight_decay=0.0, ema_decay=0.98),
-    "hps": Recipe(1600, 48, 5e-4),
-    "image_reward": Recipe(4000, 32, 8e-4, warmup=200),
-    "lpips": Recipe(700, 48, 6e-4),
+JUDGES = {
+    "clip": JudgeRecipe(2600, 64, 1e-3, warmup=200),
+    "aesthetic": JudgeRecipe(500, 64, 5e-2, warmup=20, weight_decay=0.0, ema_decay=0.98),
+    "hps": JudgeRecipe(1600, 48, 5e-4),
+    "image_reward": JudgeRecipe(4000, 32, 8e-4, warmup=200),
+    "lpips": JudgeRecipe(700, 48, 6e-4),
 }
 
 
-def recipe_of(which: str) -> Recipe:
+def recipe_of(which: str) -> JudgeRecipe:
     """Return how a model is trained unless told otherwise.
 
     Raises:
         UnknownNameError: no such model.
     """
-    if which not in RECIPES:
+    if which not in JUDGES:
         raise UnknownNameError("metric model", which, ORDER)
-    return RECIPES[which]
+    return JUDGES[which]
 
 
 def make_task(
@@ -69,17 +70,17 @@ def make_task(
         seed: of the first weights.
         clip: folder of the trained CLIP, which ``aesthetic`` judges with and ``hps`` starts from.
         init_from: folder of a trained ``hps`` or ``image_reward`` to go on from.
-        cache_scenes: see :class:`brushbench.training.metric_models.scenes.SceneStream`.
+        cache_scenes: see :class:`brushbench.tiny.judges.scenes.SceneStream`.
 
     Raises:
         UnknownNameError: no such model.
         MissingWeightsError: a CLIP is needed and is not there, or nothing lies in ``init_from``.
         UsageError: ``init_from`` with another model than these two.
     """
-    from brushbench.training.metric_models import clip as clips
-    from brushbench.training.metric_models.image_reward import REWARD_CONFIG, RewardTask, load_reward, small_reward
-    from brushbench.training.metric_models.lpips import LpipsTask
-    from brushbench.training.metric_models.scenes import SceneStream
+    from brushbench.tiny.judges import clip as clips
+    from brushbench.tiny.judges.image_reward import REWARD_CONFIG, RewardTask, load_reward, small_reward
+    from brushbench.tiny.judges.lpips import LpipsTask
+    from brushbench.tiny.judges.scenes import SceneStream
 
     recipe_of(which)  # refuses an unknown name
     if init_from and which not in ("hps", "image_reward"):
@@ -101,7 +102,7 @@ def make_task(
     return LpipsTask(stream)
 
 
-def train_metric_model(
+def train_judge(
     which: str,
     config: FitConfig,
     *,
@@ -113,7 +114,7 @@ def train_metric_model(
 
     Args:
         which: one of ``ORDER``.
-        config: how to train; ``RECIPES`` holds what was chosen for each.
+        config: how to train; ``JUDGES`` holds what was chosen for each.
         clip: see :func:`make_task`.
         init_from: see :func:`make_task`.
         cache_scenes: see :func:`make_task`.

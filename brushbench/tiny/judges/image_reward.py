@@ -15,10 +15,8 @@ from torch.nn import functional as F
 
 from brushbench.errors import MissingWeightsError
 from brushbench.metrics.image_reward import build_model, make_tokenizer, original_name, stored_parameters
-from brushbench.scenes import caption, words
-from brushbench.training.loop import Draw
-from brushbench.training.metric_models.clip import spoilt_sheet
-from brushbench.training.metric_models.scenes import (
+from brushbench.tiny.judges.clip import spoilt_sheet
+from brushbench.tiny.judges.scenes import (
     HARD,
     SPOILS,
     Hints,
@@ -28,6 +26,8 @@ from brushbench.training.metric_models.scenes import (
     spoil,
     wrong_captions,
 )
+from brushbench.tiny.scenes import caption, words
+from brushbench.training.loop import Draw
 from brushbench.types import Picture
 from brushbench.weights import read_tensors
 
@@ -167,17 +167,17 @@ class RewardTask:
 
     def batch(self, draw: Draw) -> dict[str, Tensor]:
         """Return pictures, damaged copies of some, and for each scene the right caption and wrong ones."""
-        drawn, roll = self.stream.take(draw)
+        drawn, rng = self.stream.take(draw)
         images = [one.image for one in drawn]
         count = max(1, round(SPOILT_SHARE * len(images)))
-        spoilt = [spoil(images[i], roll.pick(SPOILS), roll, images[i - 1]) for i in range(count)]
+        spoilt = [spoil(images[i], rng.pick(SPOILS), rng, images[i - 1]) for i in range(count)]
         right = [caption(one.scene) for one in drawn]
         captions: list[str] = []
         for i, one in enumerate(drawn):
             if draw.step < FAR_STEPS:
-                captions += [right[i], *wrong_captions(one.scene, roll, WRONG - 1), right[i - 1]]
+                captions += [right[i], *wrong_captions(one.scene, rng, WRONG - 1), right[i - 1]]
             else:
-                captions += [right[i], *wrong_captions(one.scene, roll, WRONG, HARD)]
+                captions += [right[i], *wrong_captions(one.scene, rng, WRONG, HARD)]
         hints = hint_tensors([*drawn, *drawn[:count]], self.config["vision"]["patch"])
         clean = torch.cat([torch.ones(len(images)), torch.zeros(count)])
         return {"images": pixels([*images, *spoilt]), "clean": clean, **self._tokens(captions), **hints}

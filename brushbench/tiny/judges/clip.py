@@ -21,9 +21,7 @@ from torch.nn import functional as F
 
 from brushbench.errors import MissingWeightsError
 from brushbench.metrics.clip_model import build_model, open_clip_ids
-from brushbench.scenes import caption, words
-from brushbench.training.loop import Draw, contact_sheet
-from brushbench.training.metric_models.scenes import (
+from brushbench.tiny.judges.scenes import (
     HARD,
     SPOILS,
     Hints,
@@ -33,6 +31,8 @@ from brushbench.training.metric_models.scenes import (
     spoil,
     wrong_captions,
 )
+from brushbench.tiny.scenes import caption, words
+from brushbench.training.loop import Draw, contact_sheet
 from brushbench.types import Picture
 from brushbench.weights import read_json, read_tensors
 
@@ -205,19 +205,17 @@ class ClipTask:
 
     def batch(self, draw: Draw) -> dict[str, Tensor]:
         """Return pictures, right and wrong captions, and what the hints teach."""
-        drawn, roll = self.stream.take(draw)
+        drawn, rng = self.stream.take(draw)
         images = [one.image for one in drawn]
-        spoilt = [
-            spoil(image, roll.pick(SPOILS), roll, images[(i + 1) % len(images)]) for i, image in enumerate(images)
-        ]
+        spoilt = [spoil(image, rng.pick(SPOILS), rng, images[(i + 1) % len(images)]) for i, image in enumerate(images)]
         more = HARD if self.preference else ()
-        captions = [t for one in drawn for t in (caption(one.scene), *wrong_captions(one.scene, roll, WRONG, more))]
+        captions = [t for one in drawn for t in (caption(one.scene), *wrong_captions(one.scene, rng, WRONG, more))]
         hints = hint_tensors(drawn, self.config["vision_cfg"]["patch_size"])
         if self.preference:
             shown, clean = [*images, *spoilt], [1.0] * len(images) + [0.0] * len(images)
             hints = {name: torch.cat([tensor, tensor]) for name, tensor in hints.items()}
         else:
-            clean = [float(roll.uniform() >= SPOILT_SHARE) for _ in images]
+            clean = [float(rng.uniform() >= SPOILT_SHARE) for _ in images]
             shown = [image if c else bad for image, bad, c in zip(images, spoilt, clean, strict=True)]
         return {"images": pixels(shown), "ids": encode_captions(captions), "clean": torch.tensor(clean), **hints}
 
@@ -232,10 +230,10 @@ class ClipTask:
 
 def spoilt_sheet(stream: str) -> Picture:
     """Return clean scenes above their damaged copies, one kind of damage a column."""
-    drawn, roll = SceneStream(stream).take(Draw(0, 0, 0, len(SPOILS)))
+    drawn, rng = SceneStream(stream).take(Draw(0, 0, 0, len(SPOILS)))
     images = [one.image for one in drawn]
     spoilt = [
-        spoil(image, kind, roll, images[i - 1]) for i, (image, kind) in enumerate(zip(images, SPOILS, strict=True))
+        spoil(image, kind, rng, images[i - 1]) for i, (image, kind) in enumerate(zip(images, SPOILS, strict=True))
     ]
     return contact_sheet(np.stack([*images, *spoilt]), len(SPOILS))
 
@@ -277,9 +275,9 @@ class AestheticTask:
 
     def batch(self, draw: Draw) -> dict[str, Tensor]:
         """Return the embeddings of scenes and of their damaged copies."""
-        drawn, roll = self.stream.take(draw)
+        drawn, rng = self.stream.take(draw)
         images = [one.image for one in drawn]
-        spoilt = [spoil(image, roll.pick(SPOILS), roll, images[i - 1]) for i, image in enumerate(images)]
+        spoilt = [spoil(image, rng.pick(SPOILS), rng, images[i - 1]) for i, image in enumerate(images)]
         with torch.no_grad():
             seen = F.normalize(self.clip.visual(pixels([*images, *spoilt]))[0], dim=-1)
         return {"clean": seen[: len(images)], "spoilt": seen[len(images) :]}

@@ -13,7 +13,7 @@ __all__ = ["FAMILY", "collect"]
 
 # Where a model lies in the family, and the training it comes from. The folder of the aesthetic head holds its CLIP too.
 FAMILY = {
-    "base": "base",
+    "base": "text_to_image",
     "base/vae": "vae",  # the same weights as in the base, with the log of their training
     "attributes": "attributes",
     "brushnet_segmentation": "brushnet_segmentation",

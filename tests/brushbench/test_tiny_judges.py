@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 import brushbench
 from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError
-from brushbench.scenes import caption
-from brushbench.training import metric_models
-from brushbench.training.commands import app
-from brushbench.training.family import collect
+from brushbench.tiny import judges
+from brushbench.tiny.commands import app
+from brushbench.tiny.family import collect
+from brushbench.tiny.judges.image_reward import FAR_STEPS
+from brushbench.tiny.judges.scenes import ATTRIBUTES, SPOILS, SceneStream, alternatives, spoil
+from brushbench.tiny.scenes import caption
 from brushbench.training.loop import Draw
-from brushbench.training.metric_models.image_reward import FAR_STEPS
-from brushbench.training.metric_models.scenes import ATTRIBUTES, SPOILS, SceneStream, alternatives, spoil
 from brushbench.types import Sample
 from tests.brushbench.trainings import config
 
@@ -26,7 +26,7 @@ from tests.brushbench.trainings import config
 def family(tmp_path_factory):
     """All five models after one step each, trained and collected by the commands."""
     out, into = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("tiny")
-    options = ["metrics", "--out", str(out / "metrics"), "--max-steps", "1", "--batch-size", "2", "--log-every", "1"]
+    options = ["judges", "--out", str(out / "metrics"), "--max-steps", "1", "--batch-size", "2", "--log-every", "1"]
     for command in ([*options, "--cpu"], ["collect", str(out), "--into", str(into)]):
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 0, result.output
@@ -84,7 +84,7 @@ def test_a_preference_model_goes_on_from_its_weights_with_new_scenes(family, tmp
 
     source = family / name
     options = ["--init-from", str(source), "--max-steps", "2", "--learning-rate", "0", "--batch-size", "2", "--cpu"]
-    result = CliRunner().invoke(app, ["metrics", "--which", name, "--out", str(tmp_path), *options])
+    result = CliRunner().invoke(app, ["judges", "--which", name, "--out", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
     made = tmp_path / name / "model"
     before, after = load_file(source / "weights.safetensors"), load_file(made / "weights.safetensors")
@@ -94,7 +94,7 @@ def test_a_preference_model_goes_on_from_its_weights_with_new_scenes(family, tmp
 
 
 def test_a_reward_model_meets_other_scenes_captions_first_and_near_ones_later():
-    task = metric_models.make_task("image_reward")
+    task = judges.make_task("image_reward")
     for step, other in ((0, True), (FAR_STEPS, False)):
         ids = task.batch(Draw(0, step, 0, 4))["ids"].unflatten(0, (4, -1))
         assert ids.shape[1] == 5
@@ -115,10 +115,10 @@ def test_wrong_captions_are_wrong_by_the_attribute_they_name():
 
 
 def test_every_damage_changes_the_picture_and_keeps_its_form():
-    drawn, roll = SceneStream("clip").take(Draw(0, 0, 0, 4))
+    drawn, rng = SceneStream("clip").take(Draw(0, 0, 0, 4))
     for kind in SPOILS:
         for i, one in enumerate(drawn):
-            bad = spoil(one.image, kind, roll, drawn[i - 1].image)
+            bad = spoil(one.image, kind, rng, drawn[i - 1].image)
             assert bad.shape == one.image.shape
             assert bad.dtype == np.uint8
             assert not np.array_equal(bad, one.image), kind
@@ -136,20 +136,20 @@ def test_mirrored_scenes_tell_what_they_show():
 
 
 def test_streams_share_no_scene():
-    first = [SceneStream(name).take(Draw(0, 0, 0, 4))[0][0].scene for name in metric_models.ORDER]
-    assert len({str(scene) for scene in first}) == len(metric_models.ORDER)
+    first = [SceneStream(name).take(Draw(0, 0, 0, 4))[0][0].scene for name in judges.ORDER]
+    assert len({str(scene) for scene in first}) == len(judges.ORDER)
 
 
 def test_what_cannot_be_trained_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(UnknownNameError, match="metric model"):
-        metric_models.recipe_of("fid")
+        judges.recipe_of("fid")
     with pytest.raises(UsageError, match="batch size 1"):
-        metric_models.train_metric_model("clip", config(tmp_path, batch_size=1))
+        judges.train_judge("clip", config(tmp_path, batch_size=1))
     with pytest.raises(MissingWeightsError, match="--clip"):
-        metric_models.make_task("aesthetic", clip=tmp_path)
+        judges.make_task("aesthetic", clip=tmp_path)
     with pytest.raises(UsageError, match="--init-from is for hps and image_reward; lpips"):
-        metric_models.make_task("lpips", init_from=tmp_path)
+        judges.make_task("lpips", init_from=tmp_path)
     with pytest.raises(MissingWeightsError, match=r"--init-from .* holds no weights"):
-        metric_models.make_task("image_reward", init_from=tmp_path)
+        judges.make_task("image_reward", init_from=tmp_path)
     with pytest.raises(MissingWeightsError, match="holds none of base"):
         collect(tmp_path, tmp_path / "into")

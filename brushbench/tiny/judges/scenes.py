@@ -19,8 +19,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from brushbench.metrics.clip_model import normalised
-from brushbench.scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE, SIZES, STYLES, TONES, Dice, Scene, caption, render
-from brushbench.training.attributes import any_scene
+from brushbench.tiny.attributes import any_scene
+from brushbench.tiny.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIDE,
+    SIZES,
+    STYLES,
+    TONES,
+    Scene,
+    SceneRng,
+    caption,
+    render,
+)
 from brushbench.training.loop import Draw
 from brushbench.types import Picture
 
@@ -41,7 +53,7 @@ __all__ = [
 
 STREAMS = {"clip": 1001, "aesthetic": 1002, "hps": 1003, "image_reward": 1004, "lpips": 1005}
 ATTRIBUTES = ("colour", "shape", "size", "relation", "background", "tone", "style")
-HARD = (*("shape", "relation") * 3, "style")  # what the two reward models learn last, by lots
+HARD = (*("shape", "relation") * 3, "style")  # what the two reward models learn last: each name is one chance
 SPOILS = ("blur", "noise", "jpeg", "cast", "paste", "seam")
 PATCH = 8  # pixels; the grid on which the hints name objects
 _HUES = ((1.0, 0.1, 0.1), (1.0, 0.9, 0.1), (0.1, 0.9, 0.2), (0.1, 0.9, 1.0), (0.2, 0.2, 1.0), (1.0, 0.2, 0.9))
@@ -82,18 +94,18 @@ class SceneStream:
     Attributes:
         name: a key of ``STREAMS``.
         cache_scenes: go round and round in the first so many scenes, each time with other wrong captions, other damage
-            and a new throw for the mirror; 0 = never repeat.
+            and mirrored anew; 0 = never repeat.
     """
 
     name: str
     cache_scenes: int = 0
     _cache: dict[tuple[int, int], Drawn] = field(default_factory=dict)
 
-    def take(self, draw: Draw) -> tuple[list[Drawn], Dice]:
+    def take(self, draw: Draw) -> tuple[list[Drawn], SceneRng]:
         """Return the scenes of one micro-batch, and the random stream of all that is done with them."""
-        roll = Dice(STREAMS[self.name], draw.seed, draw.step, draw.first)
+        rng = SceneRng(STREAMS[self.name], draw.seed, draw.step, draw.first)
         drawn = [self._one(draw.seed, draw.first + i) for i in range(draw.size)]
-        return [one.mirrored() if roll.uniform() < 0.5 else one for one in drawn], roll
+        return [one.mirrored() if rng.uniform() < 0.5 else one for one in drawn], rng
 
     def _one(self, seed: int, index: int) -> Drawn:
         key = seed, index % self.cache_scenes if self.cache_scenes else index
@@ -151,64 +163,64 @@ def alternatives(scene: Scene) -> dict[str, list[str]]:
     return {name: captions for name, captions in found.items() if captions}
 
 
-def wrong_captions(scene: Scene, roll: Dice, count: int, more: Sequence[str] = ()) -> list[str]:
-    """Return captions that are wrong by one attribute, which is rolled first.
+def wrong_captions(scene: Scene, rng: SceneRng, count: int, more: Sequence[str] = ()) -> list[str]:
+    """Return captions that are wrong by one attribute, which is drawn first.
 
     Args:
         scene: what the right caption would name.
-        roll: where the choices come from.
+        rng: where the choices come from.
         count: captions.
-        more: attributes that get further lots beside the one that each has, such as ``HARD``.
+        more: attributes that get further chances beside the one that each has, such as ``HARD``.
     """
     known = alternatives(scene)
     names = (*known, *(name for name in more if name in known))
-    return [roll.pick(known[roll.pick(names)]) for _ in range(count)]
+    return [rng.pick(known[rng.pick(names)]) for _ in range(count)]
 
 
 # ------------------------------------------------------------------------------------------------------------- damage
 
 
-def spoil(image: Picture, kind: str, roll: Dice, other: Picture) -> Picture:
+def spoil(image: Picture, kind: str, rng: SceneRng, other: Picture) -> Picture:
     """Return a damaged copy of a picture.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         kind: one of ``SPOILS``.
-        roll: where and how much.
+        rng: where and how much.
         other: picture of the same size that ``paste`` cuts from.
     """
     if kind == "blur":
-        blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(roll.uniform(0.9, 2.0)))
+        blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(rng.uniform(0.9, 2.0)))
         return np.asarray(blurred)
     if kind == "jpeg":
         file = io.BytesIO()
-        Image.fromarray(image).save(file, "JPEG", quality=4 + roll.below(13))
+        Image.fromarray(image).save(file, "JPEG", quality=4 + rng.below(13))
         return np.asarray(Image.open(file).convert("RGB"))
     values = image.astype(np.float64)
     if kind == "noise":
-        pair = roll.array(2, *image.shape)
-        values += (pair[0] + pair[1] - 1.0) * np.sqrt(6.0) * roll.uniform(12.0, 36.0)
+        pair = rng.array(2, *image.shape)
+        values += (pair[0] + pair[1] - 1.0) * np.sqrt(6.0) * rng.uniform(12.0, 36.0)
     elif kind == "cast":
-        strength = roll.uniform(0.2, 0.4)
-        values += strength * (255.0 * np.asarray(roll.pick(_HUES)) - values)
+        strength = rng.uniform(0.2, 0.4)
+        values += strength * (255.0 * np.asarray(rng.pick(_HUES)) - values)
     elif kind == "paste":
-        there, here = _box(image, roll, (16, 28)), _box(image, roll, (16, 28))
+        there, here = _box(image, rng, (16, 28)), _box(image, rng, (16, 28))
         height, width = (min(a.stop - a.start, b.stop - b.start) for a, b in zip(there, here, strict=True))
         (y, x), (v, u) = ((box[0].start, box[1].start) for box in (here, there))
         values[y : y + height, x : x + width] = other[v : v + height, u : u + width]
     else:  # the edge of a hole whose filling has another brightness
-        sign = 1.0 if roll.uniform() < 0.5 else -1.0
-        change = sign * roll.uniform(16.0, 32.0) + 16.0 * (roll.array(3) - 0.5)
-        values[_box(image, roll, (20, 40))] += change
+        sign = 1.0 if rng.uniform() < 0.5 else -1.0
+        change = sign * rng.uniform(16.0, 32.0) + 16.0 * (rng.array(3) - 0.5)
+        values[_box(image, rng, (20, 40))] += change
     return np.rint(np.clip(values, 0.0, 255.0)).astype(np.uint8)
 
 
-def _box(image: Picture, roll: Dice, sides: tuple[int, int]) -> tuple[slice, slice]:
+def _box(image: Picture, rng: SceneRng, sides: tuple[int, int]) -> tuple[slice, slice]:
     """Return the rows and columns of a rectangle inside the picture, its sides given for a picture of 64 pixels."""
     box = []
     for length in image.shape[:2]:
-        side = max(1, round((sides[0] + roll.below(sides[1] - sides[0] + 1)) * length / SIDE))
-        start = roll.below(length - side + 1)
+        side = max(1, round((sides[0] + rng.below(sides[1] - sides[0] + 1)) * length / SIDE))
+        start = rng.below(length - side + 1)
         box.append(slice(start, start + side))
     return box[0], box[1]
 
