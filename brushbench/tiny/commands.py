@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,11 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Train the embedded models on rendered scenes.", no_args_is_help=True)
 
+# Of the embedded BrushNets: 3,200 steps of 32 samples.
+INPAINTER: dict[str, Any] = {
+    "max_steps": 3200, "batch_size": 32, "learning_rate": 5e-4, "warmup": 30, "ema_decay": 0.99, "save_every": 50,
+    "picture_every": 400,
+}  # fmt: skip
 Cache = Annotated[int, typer.Option(min=0, help="Repeat the first so many scenes; 0 = never repeat.")]
 
 
@@ -68,6 +73,41 @@ def attributes(
     from brushbench.tiny.attributes import train_attributes
 
     say_result(fit, train_attributes(fit, vae=vae, cache_scenes=cache_scenes))
+
+
+InitFrom = Annotated[
+    Path | None, typer.Option(help="Saved weights to continue from: steps are counted on, the optimizer begins anew.")
+]
+BaseModel = Annotated[Path | None, typer.Option(help="Folder of the base model; none: the embedded one.")]
+
+
+def _inpainter(method: str, base: Path | None, init_from: Path | None, fit: FitConfig) -> None:
+    from brushbench.tiny.inpainters import InpainterRecipe, train_inpainter
+    from brushbench.training.loop import steps_of
+
+    fit = replace(fit, first_step=steps_of(init_from) if init_from else 0)
+    say_result(fit, train_inpainter(fit, InpainterRecipe(method, base=base, init_from=init_from)))
+
+
+@app.command()
+@fit_options(out=Path("runs/train/sd_inpainting"), **INPAINTER)
+def sd_inpainting(base: BaseModel = None, init_from: InitFrom = None, *, fit: FitConfig) -> None:
+    """Train SD Inpainting: the base's U-Net with five more input channels, hole and masked picture."""
+    _inpainter("sd-inpainting", base, init_from, fit)
+
+
+@app.command()
+@fit_options(out=Path("runs/train/controlnet"), **INPAINTER)
+def controlnet(base: BaseModel = None, init_from: InitFrom = None, *, fit: FitConfig) -> None:
+    """Train a ControlNet for inpainting beside the frozen base."""
+    _inpainter("controlnet", base, init_from, fit)
+
+
+@app.command()
+@fit_options(out=Path("runs/train/powerpaint"), **INPAINTER)
+def powerpaint(base: BaseModel = None, init_from: InitFrom = None, *, fit: FitConfig) -> None:
+    """Train PowerPaint v1: SD Inpainting and learned task words. --init-from may be an SD Inpainting."""
+    _inpainter("powerpaint", base, init_from, fit)
 
 
 @app.command()

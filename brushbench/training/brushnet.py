@@ -51,6 +51,7 @@ __all__ = [
     "draw_hole",
     "open_pictures",
     "start_task",
+    "stream_rng",
     "to_square",
     "train_brushnet",
 ]
@@ -174,7 +175,7 @@ class BenchmarkPictures:
 
     def _name_at(self, seed: int, place: int) -> str:
         epoch, number = divmod(place, len(self._names))
-        return self._names[int(_numbers(seed, epoch, ORDER).permutation(len(self._names))[number])]
+        return self._names[int(stream_rng(seed, epoch, ORDER).permutation(len(self._names))[number])]
 
     def _load(self, name: str) -> TrainingPicture:
         samples = [self.benchmark[place] for place in self._places[name]]
@@ -300,7 +301,8 @@ def blob(mask: Hole, others: npt.NDArray[np.bool_], numbers: np.random.Generator
     return mask if hole.all() else hole
 
 
-def _numbers(*key: int) -> np.random.Generator:
+def stream_rng(*key: int) -> np.random.Generator:
+    """Return the random numbers of one place in the stream and one purpose."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
@@ -353,7 +355,7 @@ class BrushNetTask:
         examples = []
         for place, picture in enumerate(self.source.take(draw.seed, draw.first, draw.size), start=draw.first):
             square = to_square(picture, self.side)
-            hole = draw_hole(square, self.recipe.masks, self.recipe.blobs, _numbers(draw.seed, place, HOLES))
+            hole = draw_hole(square, self.recipe.masks, self.recipe.blobs, stream_rng(draw.seed, place, HOLES))
             examples.append((square.image, hole, square.caption))
         return self.objective.batch(examples, draw.generator())
 
@@ -362,7 +364,7 @@ class BrushNetTask:
         self._wait()
         shown = [to_square(picture, self.side) for picture in self.source.shown(8 if self.side <= 256 else 4)]
         holes = [
-            draw_hole(picture, self.recipe.masks, self.recipe.blobs, _numbers(place, SHOWN))
+            draw_hole(picture, self.recipe.masks, self.recipe.blobs, stream_rng(place, SHOWN))
             for place, picture in enumerate(shown)
         ]
         inputs = [

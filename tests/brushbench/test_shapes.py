@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from brushbench import assets
-from brushbench.benchmarks import shapes
 from brushbench.benchmarks.brushbench import BrushBench
-from brushbench.benchmarks.shapes import COUNT, Shapes
+from brushbench.benchmarks.shapes import Shapes
+from brushbench.tiny import shapes
 from brushbench.tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, TONES, UNSEEN_PAIRS, sample_scene
+from brushbench.tiny.shapes import COUNT
 
 
 @pytest.fixture(scope="module")

@@ -151,5 +151,5 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(tmp_path):
         judges.make_task("lpips", init_from=tmp_path)
     with pytest.raises(MissingWeightsError, match=r"--init-from .* holds no weights"):
         judges.make_task("image_reward", init_from=tmp_path)
-    with pytest.raises(MissingWeightsError, match="holds none of base"):
+    with pytest.raises(MissingWeightsError, match="holds none of text_to_image"):
         collect(tmp_path, tmp_path / "into")
