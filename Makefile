@@ -29,16 +29,17 @@ format: $(VENV)/.dev
 
 # Retrain the embedded models from nothing and put them into data/tiny: hours. The same command goes on where it stopped.
 TRAIN = $(BIN)/brushbench train
+TINY = $(TRAIN) tiny
 FAST := --mixed-precision bf16 --resume
 BRANCH := --batch-size 32 --half $(FAST)
 FIRST := $(OUT)/tiny/first
-JUDGE = $(TRAIN) metrics --cache-scenes 0 $(FAST)
+JUDGE = $(TINY) judges --cache-scenes 0 $(FAST)
 LAST := --warmup 30 --ema-decay 0.99 $(BRANCH)
 tiny: $(VENV)/.dev
-	$(TRAIN) vae --out $(OUT)/tiny/vae $(FAST)
-	$(TRAIN) attributes --vae $(OUT)/tiny/vae/model --out $(OUT)/tiny/attributes --resume
-	$(TRAIN) base --vae $(OUT)/tiny/vae/model --out $(OUT)/tiny/base --cache-latents 64000 $(FAST)
-	$(TRAIN) collect $(OUT)/tiny
+	$(TINY) vae --out $(OUT)/tiny/vae $(FAST)
+	$(TINY) attributes --vae $(OUT)/tiny/vae/model --out $(OUT)/tiny/attributes --resume
+	$(TINY) text-to-image --vae $(OUT)/tiny/vae/model --out $(OUT)/tiny/text_to_image --cache-latents 64000 $(FAST)
+	$(TINY) collect $(OUT)/tiny
 	$(TRAIN) brushnet --out $(FIRST)/segmentation --blobs 0.33 --learning-rate 5e-4 --max-steps 2600 $(BRANCH)
 	$(TRAIN) brushnet --out $(FIRST)/random --masks random --learning-rate 1e-3 --warmup 50 --max-steps 3400 \
 		--init-from $(FIRST)/segmentation/model $(BRANCH)
@@ -52,7 +53,7 @@ tiny: $(VENV)/.dev
 	$(JUDGE) --which image_reward --out $(FIRST)
 	$(JUDGE) --which image_reward --out $(OUT)/tiny/metrics --init-from $(FIRST)/image_reward/model \
 		--learning-rate 4e-4 --max-steps 8400
-	$(TRAIN) collect $(OUT)/tiny
+	$(TINY) collect $(OUT)/tiny
 	$(BIN)/python tests/benchmarks/tiny_base.py
 	$(BIN)/python tests/benchmarks/tiny_brushnet.py --out $(OUT)/tiny/measured
 	$(BIN)/python tests/benchmarks/tiny_metrics.py

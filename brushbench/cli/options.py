@@ -11,7 +11,7 @@
 
     @app.command()
     @shared_options
-    def vae(fit: Fit) -> None: ...   # brushbench train vae --seed 3
+    def vae(fit: Fit) -> None: ...   # brushbench train tiny vae --seed 3
 """
 
 from __future__ import annotations

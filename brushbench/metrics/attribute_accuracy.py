@@ -81,7 +81,7 @@ class AttributeAccuracy(ModelMetric):
             files=("model.safetensors",),
             size="0.2 MB",
             licence="Apache-2.0",
-            source="data/tiny/attributes of this repository (brushbench train attributes makes it anew)",
+            source="data/tiny/attributes of this repository (brushbench train tiny attributes makes it anew)",
         ),
     )
 

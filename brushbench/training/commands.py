@@ -12,12 +12,12 @@ from brushbench.training.settings import FitConfig, fit_options, say_result
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Train a BrushNet branch, or the embedded tiny models.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def train() -> None:
-    """Train a BrushNet branch, or the embedded tiny models."""
+    """Train BrushNet; in a checkout of the repository also the embedded models."""
 
 
 @app.command()

@@ -109,13 +109,62 @@ def test_other_settings_are_not_resumed(tmp_path):
         fit(attribute_task(), config(tmp_path, max_steps=4, batch_size=4, resume=True))
 
 
-def test_accumulation_equals_one_large_batch_of_the_same_samples(tmp_path):
-    """Two micro-batches of two samples hold the stream's samples 0 to 3, as one batch of four does."""
-    task = base_task()
-    small = [task._encoded(Draw(0, 0, first, 2))[1] for first in (0, 2)]
-    assert small[0] + small[1] == task._encoded(Draw(0, 0, 0, 4))[1]
-    fit(task, config(tmp_path, max_steps=2, accumulation=2))
-    assert newest(tmp_path)["step"] == 2
+class Slope(torch.nn.Module):
+    """One weight whose gradient is the mean of the batch: what a step did can be read off it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, values):
+        return (self.weight * values).mean(), {}
+
+
+class SlopeTask:
+    """Sample i of the stream is i + 1, times a scale."""
+
+    def __init__(self, scale=0.01):
+        self.objective, self.scale = Slope(), scale
+
+    def batch(self, draw):
+        return {"values": self.scale * torch.arange(draw.first + 1, draw.first + draw.size + 1, dtype=torch.float64)}
+
+    def pictures(self):
+        raise NotImplementedError
+
+    def save(self, folder):
+        (folder / "weight.txt").write_text(str(float(self.objective.weight)))
+
+
+def slope_after(out, task, **changes):
+    fit(task, config(out, **{"ema_decay": 0.0, **changes}), lambda weights: torch.optim.SGD(weights, lr=1.0))
+    return float(newest(out)["weights"]["weight"])
+
+
+def test_two_accumulated_micro_batches_move_the_weight_as_one_large_batch_does(tmp_path):
+    """Fails if the loss is not divided by the micro-batches: AdamW hides that, plain descent does not."""
+    settings = {"max_steps": 1, "warmup": 1, "learning_rate": 1.0}
+    large = slope_after(tmp_path / "large", SlopeTask(), batch_size=4, **settings)
+    small = slope_after(tmp_path / "small", SlopeTask(), batch_size=2, accumulation=2, **settings)
+    assert large == pytest.approx(-0.025, rel=1e-12)  # mean of 0.01, 0.02, 0.03, 0.04
+    assert small == pytest.approx(large, rel=1e-12)
+
+
+def test_each_step_is_made_at_the_learning_rate_of_that_step(tmp_path):
+    """Fails if the rate is one step early or late: the rise, the peak and the end are known numbers."""
+    settings = {"batch_size": 1, "warmup": 2, "learning_rate": 1.0, "log_every": 1}
+    made = slope_after(tmp_path / "four", SlopeTask(), max_steps=4, **settings)
+    falls = [1.0, 0.8535533905932737, 0.5, 0.14644660940672627]  # half a cosine, a quarter of it per step
+    expected = [0.5 * falls[0], falls[1], falls[2], falls[3]]  # the first of two steps of rise is half of it
+    assert made == pytest.approx(-sum(0.01 * (i + 1) * rate for i, rate in enumerate(expected)), rel=1e-12)
+    logged = [float(row["learning_rate"]) for row in csv.DictReader((tmp_path / "four" / "log.csv").open())]
+    assert logged == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_large_gradient_is_clipped_to_norm_one(tmp_path):
+    settings = {"max_steps": 1, "warmup": 1, "learning_rate": 1.0, "batch_size": 1}
+    assert slope_after(tmp_path / "large", SlopeTask(scale=50.0), **settings) == pytest.approx(-1.0, rel=1e-6)
+    assert slope_after(tmp_path / "small", SlopeTask(scale=0.5), **settings) == pytest.approx(-0.5, rel=1e-12)
 
 
 def test_draws_depend_on_seed_step_place_and_purpose():

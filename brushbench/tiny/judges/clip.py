@@ -97,7 +97,7 @@ def load_clip(folder: Path, **changes: Any) -> tuple[Any, dict[str, Any]]:
     """
     if not (folder / "weights.safetensors").is_file():
         raise MissingWeightsError(
-            f"No CLIP in {folder}. Train one first: brushbench train metrics --which clip, and pass it as --clip."
+            f"No CLIP in {folder}. Train one first: brushbench train tiny judges --which clip, and pass it as --clip."
         )
     config = {**read_json(folder / "config.json"), **changes}
     model = small_clip(config)
