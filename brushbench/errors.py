@@ -7,6 +7,7 @@
     │   ├── UnknownNameError         exit code 2   no such model, metric, benchmark or option
     │   └── InvalidScoresError       exit code 2   scores or settings that a statistic cannot take; a ValueError too
     ├── DataError                    exit code 5   a benchmark or picture that cannot be read
+    │   ├── EmptyBenchmarkError      exit code 5   a benchmark of which no record can be used
     │   ├── UnusableError            exit code 5   a file, picture, hole or caption that cannot be used
     │   └── BadRecordError           exit code 5   one record of a benchmark; ``--skip-bad`` passes over it
     ├── WeightsError                 exit code 5   weights that are there but wrong
@@ -21,13 +22,14 @@ A message says what was got, what was expected and what to do next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "BadRecordError",
     "BrushbenchError",
     "ConfigMismatchError",
     "DataError",
+    "EmptyBenchmarkError",
     "InvalidScoresError",
     "MissingWeightsError",
     "RunError",
@@ -92,6 +94,22 @@ class BadRecordError(DataError):
 
     def __reduce__(self) -> tuple[type[BadRecordError], tuple[str, str, str]]:
         return type(self), (self.record, self.problem, self.remedy)
+
+
+class EmptyBenchmarkError(DataError):
+    """A benchmark of which no record can be used; ``skipped`` says why, record by record."""
+
+    def __init__(self, name: str, skipped: Sequence[tuple[str, str]]) -> None:
+        """Name the benchmark and the first few of its ``skipped`` (record, reason)."""
+        self.name, self.skipped = name, list(skipped)
+        listed = "; ".join(f"{record}: {reason}" for record, reason in self.skipped[:3])
+        super().__init__(
+            f"Benchmark {name!r} has no usable record ({len(self.skipped)} skipped{': ' if listed else ''}{listed}). "
+            "Check that the folder is complete."
+        )
+
+    def __reduce__(self) -> tuple[type[EmptyBenchmarkError], tuple[str, list[tuple[str, str]]]]:
+        return type(self), (self.name, self.skipped)
 
 
 class WeightsError(BrushbenchError):

@@ -36,7 +36,7 @@ KINDS = (
 BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
@@ -144,7 +144,7 @@ def decode_text(data: bytes, name: str) -> str:
     """
     encoding = next((encoding for mark, encoding in BOMS if data.startswith(mark)), "utf-8")
     try:
-        text = data.decode(encoding)
+        text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         shown = f"byte 0x{data[error.start]:02x} at place {error.start}"
         raise UnusableError(f"{name} is not {encoding.upper()} ({shown})", "Save it as UTF-8") from None

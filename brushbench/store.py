@@ -29,7 +29,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from brushbench.errors import ConfigMismatchError, RunError, RunLockedError
+from brushbench.errors import ConfigMismatchError, RunError, RunLockedError, UnusableError
 from brushbench.types import JSON, Picture
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = ["COLUMNS", "KEY", "PictureRow", "RunFolder", "ScoreRow", "State", "pi
 
 State: TypeAlias = Literal["ok", "black", "missing", "failed"]
 KEY = ("sample", "split", "prompt_variant", "repeat", "variant", "metric", "protocol")
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
 COLUMNS = (*KEY, "value", "reason")
 
 
@@ -107,6 +108,14 @@ def _read(file: Path, kind: type, remedy: str) -> Any:
     if not isinstance(content, kind):
         raise RunError(f"{file} holds a {type(content).__name__}, expected a {kind.__name__}. {remedy}")
     return content
+
+
+def _file_name(text: str) -> str:
+    """Return a text as the name of a file or folder, percent-encoded where a system would refuse it."""
+    encoded = quote(text, safe="").replace(".", "%2E")
+    if text.partition(".")[0].upper() in RESERVED:
+        return f"%{ord(text[0]):02X}{encoded[1:]}"
+    return text if re.fullmatch(r"[\w-][\w.-]*", text, re.ASCII) else encoded
 
 
 class RunFolder:
@@ -210,9 +219,8 @@ class RunFolder:
     # Pictures ---------------------------------------------------------------------------------------------------
 
     def picture_path(self, sample: str, split: str, repeat: int) -> Path:
-        """Return where a picture lies; an id that is no file name is percent-encoded."""
-        name = sample if re.fullmatch(r"[\w-][\w.-]*", sample, re.ASCII) else quote(sample, safe="").replace(".", "%2E")
-        return self.path / "pictures" / split / str(repeat) / f"{name}.png"
+        """Return where a picture lies; an id or split that is no file name, on any system, is percent-encoded."""
+        return self.path / "pictures" / _file_name(split) / str(repeat) / f"{_file_name(sample)}.png"
 
     def picture(self, row: PictureRow) -> Picture:
         """Read a picture back.
@@ -220,16 +228,14 @@ class RunFolder:
         Raises:
             RunError: it is gone, or its pixels are not those that were committed.
         """
-        from PIL import Image
+        from brushbench.pictures import read_picture
 
         file = self.picture_path(row.sample, row.split, row.repeat)
         try:
-            with Image.open(file) as image:
-                picture = np.asarray(image.convert("RGB"))
-        except OSError as error:
-            raise RunError(
-                f"{file} cannot be read ({error}). Delete {self.path / 'batches'} and run the same command again."
-            ) from None
+            picture = read_picture(file)
+        except UnusableError as error:
+            remedy = f"Delete {self.path / 'batches'} and run the same command again"
+            raise RunError(f"{file} cannot be read ({error.problem}). {remedy}.") from None
         if pixel_sha256(picture) != row.sha256:
             raise RunError(f"{file} was changed after it was committed. Restore it, or start again in another folder.")
         return picture

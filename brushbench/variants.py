@@ -20,7 +20,7 @@ def jpeg_round_trip(picture: Picture, quality: int = 75) -> Picture:
 
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
-    with Image.open(buffer) as image:
+    with Image.open(buffer, formats=("JPEG",)) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from brushbench.benchmarks.holes import BrushHole, HoleSource, MaskFile, RLEHole, brush_hole
-from brushbench.errors import BadRecordError, DataError, UnknownNameError, UnusableError, UsageError
+from brushbench.errors import BadRecordError, EmptyBenchmarkError, UnknownNameError, UnusableError, UsageError
 from brushbench.files import surrogate
 from brushbench.pictures import ImageFile
 from brushbench.types import JSON, Benchmark, Sample
@@ -134,7 +134,7 @@ class LazyBenchmark(Benchmark):
             BadRecordError: a record is bad and ``skip_bad`` is off.
             UnknownNameError: no such split.
             UsageError: ``limit`` is below 1.
-            DataError: no record is left.
+            EmptyBenchmarkError: no record is left.
         """
         if limit is not None and limit < 1:
             raise UsageError(f"limit is {limit}, expected at least 1. Leave it out to use every picture.")
@@ -158,11 +158,7 @@ class LazyBenchmark(Benchmark):
     def _arrange(self) -> None:
         """Put the records in order, split by split."""
         if not self._records:
-            listed = "; ".join(f"{record}: {reason}" for record, reason in self.skipped[:3])
-            raise DataError(
-                f"Benchmark {self.name!r} has no usable record ({len(self.skipped)} skipped{': ' if listed else ''}"
-                f"{listed}). Check that the folder is complete."
-            )
+            raise EmptyBenchmarkError(self.name, self.skipped)
         self._order = [(record, chosen) for chosen in self.splits for record in self._records]
         self.keys: Sequence[tuple[str, str]] = [(record.id, chosen) for record, chosen in self._order]
 
@@ -174,7 +170,7 @@ class LazyBenchmark(Benchmark):
 
         Raises:
             BadRecordError: a record has none, and ``skip_bad`` is off.
-            DataError: none has one.
+            EmptyBenchmarkError: none has one.
         """
         blank = [record for record in self._records if not record.prompt.strip()]
         if not blank:

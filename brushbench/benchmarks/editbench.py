@@ -115,6 +115,12 @@ class EditBench(LazyBenchmark):
                     "Leave them out."
                 )
             records = list(_reprocessed(mapping, mask_key))
+            if mask_key == "auto" and _is_brushbench(mapping):
+                raise DataError(
+                    f"{mapping} is BrushBench, not EditBench: its records have an inpainting_mask and an "
+                    "outpainting_mask. Load it as brushbench, or choose one of its masks, such as "
+                    "mask_key=inpainting_mask."
+                )
         super().__init__("editbench", records, splits=("brush",), split=split, limit=limit, skip_bad=skip_bad)
 
 
@@ -188,7 +194,7 @@ def _google_record(
     folder: Path, kind: Kind, name: str, row: Mapping[str, str], prompt: str, reading: Reading, side: int
 ) -> Record:
     picture = _SquarePicture(folder / f"references_{kind}" / f"{row['aos']}.png", side)
-    hole = _SquareHole(folder / f"masks_{kind}" / f"{row['aos']}.png", reading, resize=bool(side), side=side)
+    hole = _SquareHole(folder / f"masks_{kind}" / f"{row['aos']}.png", reading, resize=bool(side) or None, side=side)
     prompts = {f"prompt_{each}": row[f"prompt_{each}"] or "" for each in PROMPTS}
     meta = {"kind": kind, "prompt_variant": prompt, **prompts}
     return Record(name, caption_of(row, f"prompt_{prompt}"), picture, {"brush": hole}, meta)
@@ -203,6 +209,12 @@ def _reprocessed(mapping: Path, mask_key: str) -> Iterator[Record | BadRecordErr
             yield entry
         else:
             yield described(name, partial(_reprocessed_record, mapping, name, entry, mask_key))
+
+
+def _is_brushbench(mapping: Path) -> bool:
+    """Whether every record of a mapping file has the two masks of BrushBench; EditBench has one per picture."""
+    entries = [entry for _, entry in read_mapping(mapping) if not isinstance(entry, BadRecordError)]
+    return bool(entries) and all({"inpainting_mask", "outpainting_mask"} <= set(entry) for entry in entries)
 
 
 def _reprocessed_record(mapping: Path, name: str, entry: Mapping[str, Any], mask_key: str) -> Record:

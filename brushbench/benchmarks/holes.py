@@ -110,12 +110,13 @@ class MaskFile(HoleSource):
     Attributes:
         path: of the picture.
         reading: what marks the hole there: a key of :data:`brushbench.masks.READINGS`. ``white``: grey level from 128.
-        resize: bring a mask of another size to the reference's by the nearest pixel; else it is refused.
+        resize: bring a mask of another size to the reference's by the nearest pixel; else it is refused. None: refused,
+            and nobody can choose otherwise.
     """
 
     path: Path
     reading: str = "white"
-    resize: bool = False
+    resize: bool | None = None
 
     @property
     def label(self) -> str:
@@ -132,13 +133,12 @@ class MaskFile(HoleSource):
             try:
                 return READINGS[self.reading](picture)
             except MaskError as error:
-                alpha = self.reading != "alpha"
-                raise UnusableError(
-                    f"the mask {self.path}: {error}",
-                    "Save it without transparency, white = hole, or choose masks=alpha (transparent = hole)"
-                    if alpha
-                    else "Save it with a transparent hole, or choose masks=white",
-                ) from None
+                remedy = (
+                    "Save it without transparency, white = hole, or set the option masks to alpha: transparent = hole"
+                )
+                if self.reading == "alpha":
+                    remedy = "Save it with a transparent hole, or set the option masks to white"
+                raise UnusableError(f"the mask {self.path}: {error}", remedy) from None
 
     def fitted(self, hole: Hole, height: int, width: int) -> Hole:
         """Return a hole of the picture's size."""
@@ -150,12 +150,12 @@ class MaskFile(HoleSource):
         raise UnusableError(
             f"the mask {self.path} is {hole.shape[0]} x {hole.shape[1]}, its picture {height} x {width} "
             "(height x width)",
-            "Bring the mask to the picture's size, or choose resize_masks=true",
+            "Bring the mask to the picture's size" + (", or set resize_masks=true" if self.resize is False else ""),
         )
 
     def fingerprint(self) -> bytes:
         """Return the file's bytes, and what is done with them where it is not the default."""
-        how = "" if (self.reading, self.resize) == ("white", False) else f"{self.reading} {self.resize} "
+        how = "" if self.reading == "white" and not self.resize else f"{self.reading} {bool(self.resize)} "
         return how.encode() + read_bytes(self.path, "mask")
 
 

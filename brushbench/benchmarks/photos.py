@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -50,8 +49,8 @@ class Photos(LazyBenchmark):
     def __init__(self, *, split: str = "all", limit: int | None = None, skip_bad: bool = False) -> None:
         """Find the photographs in the installed packages.
 
-        Photographs of a package that is not installed are left out, with one warning, and are listed in
-        ``manifest["skipped"]``.
+        Photographs of a package that is not installed are left out; ``notes`` says so in a sentence, and they are
+        listed in ``manifest["skipped"]``.
 
         Args:
             split: ``all``, one of ``inside``, ``outside``, ``brush``, or several with commas between them.
@@ -80,12 +79,9 @@ class Photos(LazyBenchmark):
         )
         self.skipped += [(entry["id"], f"{entry['distribution']} is not installed; {HOW_TO_GET}") for entry in absent]
         if absent:
-            named = ", ".join(f"{entry['id']} ({entry['distribution']})" for entry in absent)
-            warnings.warn(
-                f"{len(absent)} of {len(entries)} photographs are left out because their packages are not installed: "
-                f"{named}. To have them: {HOW_TO_GET}.",
-                stacklevel=2,
-            )
+            named = ", ".join(sorted({entry["distribution"] for entry in absent}))
+            left_out = f"{len(absent)} of {len(entries)} photographs are left out"
+            self.notes = [f"{left_out}: they come with {named}, not installed here. To have them: {HOW_TO_GET}."]
 
 
 def _record(entry: Mapping[str, Any]) -> Record:

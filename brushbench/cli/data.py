@@ -9,7 +9,7 @@ import typer
 
 from brushbench.cli.console import check_output, say
 from brushbench.cli.options import DataOptions
-from brushbench.errors import BrushbenchError, UsageError
+from brushbench.errors import BrushbenchError, EmptyBenchmarkError, UsageError
 
 if TYPE_CHECKING:
     from brushbench.registry import Spec
@@ -23,11 +23,18 @@ Data = Annotated[Path | None, typer.Option("--data", help="Folder of the benchma
 @app.command(epilog="Example: [bold]brushbench data check brushbench --data ~/BrushBench[/]")
 def check(bench: Annotated[str, typer.Argument()], data: Data = None) -> None:
     """Decode every record of a benchmark and say which are bad."""
-    benchmark = load(bench, DataOptions(data=data, skip_bad=True))
-    for key, value in benchmark.manifest.items():
-        shown = f"{len(value)} entries" if isinstance(value, list) and len(value) > 8 and key != "skipped" else value
-        typer.echo(f"{key}: {shown}")
-    if benchmark.manifest.get("skipped"):
+    from brushbench.benchmarks.survey import survey
+
+    try:
+        benchmark = load(bench, DataOptions(data=data, skip_bad=True), quiet=True)
+    except EmptyBenchmarkError as error:
+        for record, reason in error.skipped:
+            typer.echo(f"bad: {record}: {reason}")
+        raise
+    lines, bad = survey(benchmark)
+    for line in lines:
+        typer.echo(line)
+    if bad:
         raise typer.Exit(BrushbenchError.exit_code)
 
 
@@ -50,8 +57,13 @@ def preview(
 # How commands load a benchmark ----------------------------------------------------------------------------------------
 
 
-def load(bench: str, options: DataOptions) -> Benchmark:
+def load(bench: str, options: DataOptions, quiet: bool = False) -> Benchmark:
     """Load a benchmark as ``--data``, ``--split``, ``--limit`` and ``--skip-bad`` say; name what was left out.
+
+    Args:
+        bench: a name with its options, or a folder.
+        options: from the command line.
+        quiet: say nothing; the caller lists what was left out itself.
 
     Raises:
         UsageError: ``--data`` for a benchmark that takes no folder, or a second folder.
@@ -67,8 +79,10 @@ def load(bench: str, options: DataOptions) -> Benchmark:
     where = {"root": str(data.expanduser().resolve())} if data else {}
     skip = {"skip_bad": True} if options.skip_bad else {}
     benchmark = load_benchmark(bench, options.split, options.limit, **where, **skip)
-    skipped = getattr(benchmark, "skipped", []) if options.skip_bad else []
-    if skipped:
+    skipped = benchmark.skipped if options.skip_bad and not quiet else []
+    for note in () if quiet else benchmark.notes:
+        say(note)
+    if skipped and not benchmark.notes:
         listed = "; ".join(f"{record}: {reason}" for record, reason in skipped[:5])
         more = f"; and {len(skipped) - 5} more (see run.json)" if len(skipped) > 5 else ""
         say(f"Bad records left out: {len(skipped)} ({listed}{more}).")

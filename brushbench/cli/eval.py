@@ -115,12 +115,15 @@ def _labels(models: list[str], names: list[str] | None) -> list[str]:
 @shared_options
 def inpaint(
     image: Annotated[Path, typer.Argument(help="The image.")],
-    mask: Annotated[Path, typer.Argument(help="White = repaint; of the image's size.")],
+    mask: Annotated[Path, typer.Argument(help="White = repaint, see --masks; of the image's size.")],
     machine: MachineOptions,
     prompt: Annotated[str, typer.Argument(help="What the finished image shows.")] = "",
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the PNG.")] = Path("inpainted.png"),
     model: Annotated[str, typer.Option("--model", "-m", help="Method with its options.")] = "brushnet",
     preset: Annotated[str | None, typer.Option("--preset", help="tiny, sd15, sdxl: the method's weights.")] = None,
+    masks: Annotated[
+        str, typer.Option("--masks", help="What marks the hole in MASK: white, black or alpha (transparent).")
+    ] = "white",
     blend: Annotated[str, typer.Option("--blend", help="blur, paste, brushedit or none.")] = "blur",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 1234,
     negative_prompt: Annotated[str, typer.Option("--negative-prompt")] = "",
@@ -143,6 +146,7 @@ def inpaint(
         mask,
         prompt,
         model=str(spec),
+        masks=masks,
         blend_mode=blend,
         seed=seed,
         negative_prompt=negative_prompt,

@@ -177,6 +177,7 @@ def inpaint_one(
     prompt: str,
     *,
     model: str,
+    masks: str = "white",
     blend_mode: str = "blur",
     seed: int = 1234,
     negative_prompt: str = "",
@@ -187,9 +188,10 @@ def inpaint_one(
 
     Args:
         image: file of the picture.
-        mask: file of the same size; white = repaint.
+        mask: file of the same size.
         prompt: what the finished picture shows.
         model: a method's spec.
+        masks: what marks the hole in ``mask``: ``white``, ``black`` or ``alpha`` (transparent).
         blend_mode: how the result is joined with the original, see :func:`brushnet.blend`; ``none`` leaves it raw.
         seed: of the run; the picture's own follows from it.
         negative_prompt: what it must not show.
@@ -202,16 +204,19 @@ def inpaint_one(
         UnusableError: a hole of nothing or of the whole picture.
         BrushbenchError: the method failed.
     """
+    from brushbench.benchmarks.folder import READINGS as MASKS
     from brushbench.benchmarks.holes import MaskFile
     from brushbench.pictures import read_picture
     from brushnet.blending import BlendMode, blend
 
     if blend_mode not in get_args(BlendMode):  # before the method works for minutes
         raise UnknownNameError("way of blending", blend_mode, get_args(BlendMode))
+    if masks not in MASKS:
+        raise UnknownNameError("reading of masks", masks, MASKS)
     picture = read_picture(image)
-    white = MaskFile(Path(mask))
-    white.check(*picture.shape[:2])
-    hole = white.draw(*picture.shape[:2])
+    marked = MaskFile(Path(mask), masks)
+    marked.check(*picture.shape[:2])
+    hole = marked.draw(*picture.shape[:2])
     sample = Sample(Path(image).stem, picture, hole, prompt, "inside")
     method = Method(load_inpainter(model, device, dtype))
     if method.capabilities.needs_reference:

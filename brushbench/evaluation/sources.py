@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from brushbench.errors import DataError, UnusableError, UsageError, WeightsError
-from brushbench.files import is_file
+from brushbench.files import is_file, read_bytes
 from brushbench.pictures import ImageFile
 from brushbench.store import State
 from brushbench.types import (
@@ -333,9 +334,9 @@ class ImageFolder:
     def describe(self) -> Mapping[str, JSON]:
         """Return a hash over every picture in the folder."""
         digest = hashlib.sha256()
-        for file in sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
-            digest.update(f"{file.relative_to(self.folder).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        for file in sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and is_file(p)):
+            digest.update(f"{file.relative_to(self.folder).as_posix()}\0".encode("utf-8", "surrogateescape"))
+            digest.update(hashlib.sha256(read_bytes(file, "picture")).digest())
         return {"method": "pictures made elsewhere", "sha256": digest.hexdigest()}
 
     def path_of(self, sample: str, split: str) -> Path:
@@ -345,8 +346,9 @@ class ImageFolder:
     def find(self, sample: str, split: str) -> Path | None:
         """Return the picture of a sample, whatever its format, or ``None``."""
         wanted = self.path_of(sample, split)
-        files = (wanted.with_name(f"{sample}{suffix}") for suffix in IMAGE_SUFFIXES)
-        return next((file for file in files if is_file(file)), None)
+        endings = (ending for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper()))
+        # What is no regular file is found as well, so that reading it says what it is.
+        return next((file for end in endings if os.path.lexists(file := wanted.with_name(f"{sample}{end}"))), None)
 
     def answers(self, samples: Sequence[Sample], seeds: Sequence[int], negative_prompt: str) -> list[Answer]:  # noqa: ARG002
         """Read each sample's picture."""

@@ -10,7 +10,6 @@ epoch, wherever reading begins.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tarfile
@@ -24,8 +23,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from brushbench.errors import DataError
+from brushbench.errors import DataError, UnusableError
 from brushbench.masks import MaskError, decode_rle
+from brushbench.pictures import open_picture, to_rgb
 from brushbench.types import Picture
 
 __all__ = ["BrokenRecordError", "BrushData", "TrainingPicture", "read_record"]
@@ -103,12 +103,12 @@ def _number(record: Mapping[str, Any], name: str) -> int:
 
 
 def _picture(data: Any) -> Picture:
-    from PIL import Image
-
+    if not isinstance(data, bytes):
+        raise BrokenRecordError("image is not bytes")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.array(picture.convert("RGB"), dtype=np.uint8)
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
+        with open_picture(data, "image") as picture:
+            return to_rgb(picture)
+    except UnusableError:
         raise BrokenRecordError("image cannot be decoded") from None
 
 

@@ -159,10 +159,15 @@ def test_several_masks_need_a_choice(tmp_path: Path) -> None:
     with pytest.raises(BadRecordError, match=r"it has several masks, mask_a_mask, mask_b_mask\. Choose one"):
         EditBench(root)
     assert EditBench(root, mask_key="mask_b_mask")[0].hole.sum() == 3
-    root = reprocessed(tmp_path, inpainting_mask=[1, 4], outpainting_mask=[1, 5])
-    assert EditBench(root)[0].hole.sum() == 4
     with pytest.raises(BadRecordError, match="'blob' is missing"):
         EditBench(root, mask_key="blob")
+
+
+def test_brushbench_is_not_taken_for_editbench(tmp_path: Path) -> None:
+    root = reprocessed(tmp_path, inpainting_mask=[1, 4], outpainting_mask=[1, 5])
+    with pytest.raises(DataError, match=r"is BrushBench, not EditBench.*Load it as brushbench, or .*mask_key=inp"):
+        EditBench(root)
+    assert EditBench(root, mask_key="inpainting_mask")[0].hole.sum() == 4  # the remedy
 
 
 def test_options_of_the_other_layout_are_refused(tmp_path: Path) -> None:
