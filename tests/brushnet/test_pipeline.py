@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -495,9 +494,13 @@ def test_an_inpainting_unet_is_refused():
 
 
 def test_global_pooling_switches_guess_mode_on_as_published(monkeypatch, pipe, call):
-    seen = []
-    monkeypatch.setattr("brushnet.denoising.guided_residuals", lambda *_, guess_mode, **__: seen.append(guess_mode))
-    config = SimpleNamespace(global_pool_conditions=True, conditioning_channels=5)
-    monkeypatch.setattr(type(pipe.brushnet), "config", config)
+    modes, forward = [], pipe.brushnet.forward
+
+    def spy(*args, **kwargs):
+        modes.append(kwargs["guess_mode"])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(pipe.brushnet, "forward", spy)
+    pipe.brushnet.register_to_config(global_pool_conditions=True)
     run(pipe, call)
-    assert seen == [True] * 3
+    assert modes == [True] * 3
