@@ -475,11 +475,21 @@ def test_text_without_an_encoder_is_refused(call):
         run(pipe, call, negative_prompt_embeds=None)
 
 
-@pytest.mark.parametrize(("part", "words"), [("brushnet", "BrushNet's residuals"), ("unet", "U-Net's prediction")])
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [("brushnet", r"branch holds NaN or infinity in up_blocks\.0"), ("unet", "U-Net's prediction holds NaN")],
+)
 def test_nan_in_weights_is_named_at_the_first_step(call, part, words):
     pipe = make_pipe()
     next(iter(getattr(pipe, part).up_blocks.parameters())).flatten()[0] = float("nan")
-    with pytest.raises(ValueError, match=f"{words} hold NaN"):
+    with pytest.raises(ValueError, match=words):
+        run(pipe, call)
+
+
+def test_residuals_that_overflow_are_named_at_the_first_step(call):
+    pipe = make_pipe()
+    pipe.brushnet.brushnet_mid_block.weight.fill_(3e38)
+    with pytest.raises(ValueError, match=r"BrushNet's residuals hold NaN or infinity: .* torch.float32 overflows"):
         run(pipe, call)
 
 
