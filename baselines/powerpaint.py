@@ -27,7 +27,7 @@ from torch import Tensor
 from baselines.sampling import OnStep, guided_denoise, text_rows
 from baselines.sd_inpainting import denoise
 from brushnet import BrushNetModel, encode_conditioning, inject
-from brushnet.checks import check_keys
+from brushnet.checkpoints import check_keys
 
 __all__ = [
     "Task",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ class Run:
         path: the run's folder.
         header: ``run.json``: settings, hashes, versions, device.
         config: the settings alone.
+        label: what tables call the run; its name, unless the caller sets another.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -40,6 +42,7 @@ class Run:
                 "another folder."
             )
         self.config: RunConfig = make_config(**self.header["config"])
+        self.label: str = self.config.name
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {state}" for state, n in self.pictures().items() if n)
@@ -78,6 +81,11 @@ class Run:
             for row in self._folder.rows(int(file.stem)):
                 counts[row.state] += 1
         return counts
+
+    def metadata(self) -> dict[tuple[str, str], Mapping[str, str]]:
+        """Return what the benchmark carries of each sample (category, style, …), by sample id and split."""
+        batches = sorted((self.path / "batches").glob("*.json"))
+        return {(row.sample, row.split): row.meta for file in batches for row in self._folder.rows(int(file.stem))}
 
     def summary(self, protocol: str | None = None) -> pandas.DataFrame:
         """Return one row per cell: mean with its 95 % interval, median, n, infinite and missing.

@@ -2,9 +2,10 @@
 
 One row of scores holds one number per independent sample: average the repeats of a sample before they come here.
 
-An interval of a mean is the wider, on each side, of the studentised bootstrap and Student's t. The bootstrap
-follows a long tail, which a few ruined images make and under which t is too short; t is the safer of the two where
-a few samples carry the spread. A row of zeros and ones is a share and gets Wilson's interval.
+An interval of a mean is the widest, on each side, of the studentised bootstrap, the same after Hall's removal of
+skewness, and Student's t. The bootstrap follows a long tail, which a few ruined images make and under which t is too
+short; t is the safer one where a few samples carry the spread. A row of zeros and ones is a share and gets Wilson's
+interval.
 """
 
 from __future__ import annotations
@@ -282,14 +283,15 @@ def regression_p(differences: Row, margin: float) -> float:
     """
     scores = _checked(differences, "differences")
     _check_margin(margin)
-    n, distance = scores.size, float(scores.mean()) + margin
-    error = _error(scores)
-    if error == 0.0:
+    distance = float(scores.mean()) + margin
+    if _error(scores) == 0.0:
         return 0.0 if distance < 0 else 1.0
-    observed = distance / error
-    below = float(np.mean(_studentised(scores[:, None])[:, 0] <= observed))
+    observed = distance / float(scores.std())
+    drawn = _resample(scores[:, None])
+    below = max(float(np.mean(drawn.w <= observed)), float(np.mean(drawn.bent <= drawn.bend(observed))))
     bootstrap = below + math.sqrt(below * (1 - below) / RESAMPLES) + 1 / RESAMPLES
-    return min(1.0, max(bootstrap, float(stdtr(n - 1, observed))))
+    student = float(stdtr(scores.size - 1, observed * math.sqrt(scores.size - 1)))
+    return min(1.0, max(bootstrap, student))
 
 
 def holm(p_values: Row) -> Scores:
@@ -373,8 +375,8 @@ def _samples(sd: float, difference: float, level: float, chance: float) -> int |
 def _intervals(columns: Sequence[Scores], tail: float) -> list[Interval]:
     """Return bounds with ``tail`` outside on each side, for rows of finite scores; equal lengths share resamples.
 
-    Efron and Tibshirani 1993, sec. 12.5. A fixed set of resamples is a sample itself: its quantile is taken one
-    standard error further out, so that the seed cannot make an interval too short.
+    A fixed set of resamples is a sample itself: its quantile is taken one standard error further out, so that the seed
+    cannot make an interval too short.
     """
     bounds: list[Interval] = [Interval(math.nan, math.nan)] * len(columns)
     reach = tail - math.sqrt(tail * (1 - tail) / RESAMPLES)
@@ -385,31 +387,65 @@ def _intervals(columns: Sequence[Scores], tail: float) -> list[Interval]:
             bounds[i] = Interval(*[float(columns[i].mean())] * 2)
         if not spread:
             continue
-        t = _studentised(np.stack([columns[i] for i in spread], axis=1))
-        outer = float(stdtrit(n - 1, 1 - tail))
-        upper = np.maximum(np.quantile(t, 1 - reach, axis=0), outer)
-        lower = np.minimum(np.quantile(t, reach, axis=0), -outer)
+        drawn = _resample(np.stack([columns[i] for i in spread], axis=1))
+        student = float(stdtrit(n - 1, 1 - tail)) / math.sqrt(n - 1)
+        high = [np.quantile(drawn.w, 1 - reach, axis=0), drawn.straighten(np.quantile(drawn.bent, 1 - reach, axis=0))]
+        low = [np.quantile(drawn.w, reach, axis=0), drawn.straighten(np.quantile(drawn.bent, reach, axis=0))]
+        upper, lower = np.max(high, axis=0).clip(min=student), np.min(low, axis=0).clip(max=-student)
         for i, up, down in zip(spread, upper, lower, strict=True):
-            mean, error = float(columns[i].mean()), _error(columns[i])
-            bounds[i] = Interval(mean - float(up) * error, mean - float(down) * error)
+            mean, sd = float(columns[i].mean()), float(columns[i].std())
+            bounds[i] = Interval(mean - float(up) * sd, mean - float(down) * sd)
     return bounds
 
 
-def _studentised(columns: Scores) -> Scores:
-    """Return the bootstrap distribution of t, (resamples, k), of the columns of (n, k); no column may be constant."""
+@dataclass(frozen=True, eq=False)
+class _Resampled:
+    """The bootstrap distribution of k studentised means.
+
+    Attributes:
+        w: (resamples, k) mean over standard deviation (divisor n): t over the square root of n - 1.
+        bent: (resamples, k) the same without skewness, by Hall's transformation.
+        skewness: (k,) of the rows themselves.
+        n: length of the rows.
+    """
+
+    w: Scores
+    bent: Scores
+    skewness: Scores
+    n: int
+
+    def bend(self, w: Scores | float) -> Scores:
+        """Return ``w`` without the skewness of the rows: Hall 1992, "On the removal of skewness by transformation"."""
+        return _bend(np.asarray(w, dtype=np.float64), self.skewness, self.n)
+
+    def straighten(self, bent: Scores) -> Scores:
+        """Return the ``w`` whose transform this is."""
+        skewness: Scores = np.where(np.abs(self.skewness) < 1e-6, 1e-6, self.skewness)
+        cube: Scores = np.cbrt(1 + skewness * (bent - skewness / (6 * self.n)))
+        return 3 / skewness * (cube - 1)
+
+
+def _bend(w: Scores, skewness: Scores, n: int) -> Scores:
+    return w + skewness * w**2 / 3 + skewness**2 * w**3 / 27 + skewness / (6 * n)
+
+
+def _resample(columns: Scores) -> _Resampled:
+    """Resample the columns of (n, k), none of which may be constant (Efron and Tibshirani 1993, sec. 12.5)."""
     n = columns.shape[0]
-    centred = columns - columns.mean(axis=0)
-    centred /= np.abs(centred).max(axis=0)  # t has no unit; squares stay in range
-    moments = np.hstack([centred, centred**2])
-    parts = []
+    scaled = (columns - columns.mean(axis=0)) / columns.std(axis=0)  # w has no unit; powers stay in range
+    moments = np.hstack([scaled, scaled**2, scaled**3])
+    w, bent = [], []
     for counts in _resamples(n):
-        means, squares = np.hsplit(counts @ moments / n, 2)
-        variances = squares - means**2
-        # A resample of one value only has no spread but rounding: it says nothing of t and counts as its centre.
-        spread = variances > 1e-12 * squares
-        errors = np.sqrt(variances / (n - 1), out=np.ones_like(means), where=spread)
-        parts.append(np.where(spread, means / errors, 0.0))
-    return np.concatenate(parts)
+        first, second, third = np.hsplit(counts @ moments / n, 3)
+        variances = second - first**2
+        # A resample of one value only has no spread but rounding: it says nothing and counts as its centre.
+        spread = variances > 1e-12 * second
+        sd = np.sqrt(variances, out=np.ones_like(first), where=spread)
+        means = np.where(spread, first / sd, 0.0)
+        skewness = np.where(spread, (third - 3 * first * second + 2 * first**3) / sd**3, 0.0)
+        w.append(means)
+        bent.append(_bend(means, skewness, n))
+    return _Resampled(np.concatenate(w), np.concatenate(bent), (scaled**3).mean(axis=0), n)
 
 
 def _resamples(n: int) -> Iterator[Scores]:

@@ -22,7 +22,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
@@ -54,6 +54,7 @@ class PictureRow:
     state: State
     reason: str = ""
     sha256: str = ""  # of the decoded pixels
+    meta: Mapping[str, str] = field(default_factory=dict)  # what the benchmark carries of the sample
 
 
 @dataclass(frozen=True)

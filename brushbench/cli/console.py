@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from brushbench.errors import UsageError
+from brushbench.text import message
 
 if TYPE_CHECKING:
+    from brushbench.cli.options import TableOptions
     from brushbench.runs import Run
 
 __all__ = ["check_output", "print_table", "say", "say_unavailable", "show_runs"]
@@ -17,7 +19,7 @@ __all__ = ["check_output", "print_table", "say", "say_unavailable", "show_runs"]
 
 def say(sentence: str) -> None:
     """Print a sentence for a person to stderr; stdout is for tables."""
-    typer.echo(sentence, err=True)
+    typer.echo(message(sentence), err=True)
 
 
 def check_output(file: Path) -> None:
@@ -34,8 +36,8 @@ def check_output(file: Path) -> None:
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
     """Print rows of plain text under a header."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from brushbench.leaderboard import wide_console
 
@@ -43,17 +45,17 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     for name in header:
         table.add_column(name, overflow="fold", no_wrap=name == header[0])
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(Text(message(cell)) for cell in row))
     wide_console().print(table)
 
 
-def show_runs(runs: list[Run], protocol: str, intervals: bool) -> None:
+def show_runs(runs: list[Run], table: TableOptions) -> None:
     """Print the leaderboard of runs, and how many images of each are in which state."""
     from brushbench.leaderboard import make_tables, render
 
-    tables = make_tables(runs, protocol)
+    tables = make_tables(runs, table.protocol, intervals=table.spread != "none")
     if tables:
-        typer.echo(render(tables, "table", intervals))
+        typer.echo(render(tables, "table", spread=table.spread))
     say_unavailable(runs)
     for run in runs:
         counts = run.pictures()

@@ -43,14 +43,14 @@ def eval_(
 
     The same command again continues where it stopped, however it stopped.
     """
-    show_runs(_run_methods(method, data, run, scoring, machine), table.protocol, table.intervals)
+    show_runs(_run_methods(method, data, run, scoring, machine), table)
 
 
 @app.command(epilog="Example: [bold]brushbench generate -m telea --bench photos --shard 1/2[/]")
 @shared_options
 def generate(method: MethodOptions, data: DataOptions, run: RunOptions, machine: MachineOptions) -> None:
     """Generate the images of a run without scoring them; `score` does that later."""
-    show_runs(_run_methods(method, data, run, ScoreOptions(metrics="none"), machine), "standard", intervals=False)
+    show_runs(_run_methods(method, data, run, ScoreOptions(metrics="none"), machine), TableOptions())
 
 
 def _run_methods(

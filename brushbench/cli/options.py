@@ -22,10 +22,12 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import typer
 from typer.models import OptionInfo
+
+from brushbench.errors import UsageError
 
 __all__ = ["DataOptions", "MachineOptions", "MethodOptions", "RunOptions", "ScoreOptions", "TableOptions"]
 __all__ += ["shared_options"]
@@ -157,6 +159,20 @@ class TableOptions:
         "standard"
     )
     intervals: Annotated[bool, typer.Option("--intervals", help="Show the 95 % interval behind each mean.")] = False
+    plus_minus: Annotated[
+        bool, typer.Option("--plus-minus", help="Show ± half the interval's width behind each mean.")
+    ] = False
+
+    @property
+    def spread(self) -> Literal["none", "interval", "plus-minus"]:
+        """What stands behind each mean.
+
+        Raises:
+            UsageError: both were asked for.
+        """
+        if self.intervals and self.plus_minus:
+            raise UsageError("--intervals and --plus-minus show the same interval. Leave one of them out.")
+        return "interval" if self.intervals else "plus-minus" if self.plus_minus else "none"
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def score(
         done = score_images(
             str(images), benchmark, name=label, out=folder, limit=data.limit, scoring=wanted, notify=say
         )
-    show_runs([done], table.protocol, table.intervals)
+    show_runs([done], table)
 
 
 def metric_weights(pairs: list[str] | None) -> dict[str, str]:

@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from brushbench.cli.console import print_table, say, say_unavailable
+from brushbench.cli.console import check_output, print_table, say, say_unavailable
 from brushbench.cli.options import TableOptions, shared_options
 from brushbench.errors import BrushbenchError, RunError
+
+if TYPE_CHECKING:
+    from brushbench.runs import Run
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example: [bold]brushbench leaderboard runs/photos --format markdown[/]")
+@app.command(epilog="Example: [bold]brushbench leaderboard runs/photos runs/old/telea=old --format markdown -o t.md[/]")
 @shared_options
 def leaderboard(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold several.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Folders of runs, or folders that hold several; FOLDER=LABEL names a run in the table."),
+    ],
     table: TableOptions,
-    form: Annotated[str, typer.Option("--format", "-f", help="table, markdown, csv or json.")] = "table",
+    form: Annotated[
+        str, typer.Option("--format", "-f", help="table, markdown, csv, json, latex (booktabs) or html.")
+    ] = "table",
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", help="Columns to show, in this order: psnr,lpips.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="all, or inside, outside, brush; several with commas.")] = "all",
+    by: Annotated[
+        str | None, typer.Option("--by", help="One table per value of a key of the samples' metadata: category.")
+    ] = None,
+    sort: Annotated[str | None, typer.Option("--sort", help="A column: its best row first.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")] = None,
 ) -> None:
-    """Compare runs: methods x splits in the paper's scales, with n and missing."""
+    """Compare runs: methods x metrics per split in the paper's scales, with n and missing."""
     from brushbench.leaderboard import make_tables, open_runs, render
 
+    if output is not None:
+        check_output(output)
     opened = open_runs(runs)
-    tables = make_tables(opened, table.protocol)
-    if text := render(tables, form, table.intervals):
+    wanted = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+    shown = table.spread != "none" or form in ("csv", "json")
+    tables = make_tables(opened, table.protocol, metrics=wanted, split=split, by=by, sort=sort, intervals=shown)
+    text = render(tables, form, spread=table.spread)
+    if output is not None:
+        output.write_text(text + "\n", "utf-8")
+        say(f"Wrote {output}.")
+    elif text:
         typer.echo(text)
     say_unavailable(opened)
-    shown = {row.method for found in tables for row in found.rows}
-    for run in opened:
-        if run.config.name not in shown:
-            say(
-                f"{run.config.name} has no scores under the protocol {table.protocol}. Finish it with the "
-                f"`brushbench eval` command that began it, or score it: brushbench score {run.path}"
-            )
-    if not tables:
+    if not _say_unscored(opened, table.protocol):
         raise typer.Exit(RunError.exit_code)
+
+
+def _say_unscored(runs: list[Run], protocol: str) -> bool:
+    """Name the runs without scores under a protocol; return whether some run has any."""
+    scored = [bool((run.scores["protocol"] == protocol).any()) for run in runs]
+    for run, has_scores in zip(runs, scored, strict=True):
+        if not has_scores:
+            say(
+                f"{run.label} has no scores under the protocol {protocol}. Finish it with the `brushbench eval` "
+                f"command that began it, or score it: brushbench score {run.path}"
+            )
+    return any(scored)
 
 
 @app.command(name="list", epilog="Example: [bold]brushbench list metrics[/]")

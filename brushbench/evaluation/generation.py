@@ -60,14 +60,15 @@ def _generate_batch(
     rows: list[PictureRow] = []
     pictures: list[Picture | None] = []
     for sample, seed, answer in zip(samples, seeds, answers, strict=True):
+        meta = dict(sample.meta)
         if isinstance(answer, NoPicture):
-            rows.append(PictureRow(sample.id, sample.split, batch.repeat, seed, answer.state, answer.reason))
+            rows.append(PictureRow(sample.id, sample.split, batch.repeat, seed, answer.state, answer.reason, meta=meta))
             pictures.append(None)
             continue
         black = int(answer.max()) <= BLACK < int(sample.image.max())
         state: State = "black" if black else "ok"
         reason = "all pixels are black" if black else ""
-        rows.append(PictureRow(sample.id, sample.split, batch.repeat, seed, state, reason, pixel_sha256(answer)))
+        rows.append(PictureRow(sample.id, sample.split, batch.repeat, seed, state, reason, pixel_sha256(answer), meta))
         pictures.append(answer)
     folder.commit(batch.number, rows, pictures)
     folder.log_timing({"batch": batch.number, "pictures": len(samples), "seconds": seconds, **_peak_memory()})

@@ -23,6 +23,7 @@ def write_run(
     keys: str = "k",
     seed: int = 1234,
     ids: Sequence[str] | None = None,
+    meta: Sequence[Mapping[str, str]] | None = None,
     reference: bool = False,
     background: str = "free",
     benchmark: str = "toy",
@@ -60,9 +61,9 @@ def write_run(
         }  # fmt: skip
         run.merge(f"{column}-x", column, lambda _, header=header: header)  # type: ignore[misc]
     states = [
-        {"sample": s, "split": split, "repeat": r, "seed": 0, "state": "ok", "reason": "", "sha256": ""}
+        {"sample": s, "split": split, "repeat": r, "seed": 0, "state": "ok", "reason": "", "sha256": "", "meta": m}
         for r in range(repeats)
-        for s in names
+        for s, m in zip(names, meta or [{}] * count, strict=True)
     ]
     (folder / "batches").mkdir(exist_ok=True)
     (folder / "batches" / "000000.json").write_text(json.dumps(states))

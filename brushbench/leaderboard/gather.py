@@ -1,0 +1,170 @@
+"""What runs have to say to tables: scores per sample, by split, variant and metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from brushbench.errors import RunError, UnknownNameError, UsageError
+from brushbench.leaderboard.columns import Column
+from brushbench.runs import Run, per_sample
+from brushbench.types import SPLITS
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Gathered", "Question", "gather", "open_runs"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a row answers: rows that share it may stand in one table."""
+
+    benchmark: str
+    data: str  # SHA-256 of the benchmark's data
+    split: str
+    prompt_variant: str
+    group: str  # "key: value" of the samples' metadata; empty where rows are not grouped
+    ids: tuple[str, ...]  # of the samples, sorted
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """One row to be: a run's scores of one variant on one question.
+
+    Attributes:
+        columns: by metric, one score per sample in the order of ``question.ids``; NaN where there is none.
+        headers: by metric, what the column was computed with.
+    """
+
+    run: Run
+    variant: str
+    question: Question
+    columns: Mapping[str, npt.NDArray[np.float64]]
+    headers: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def missing(self) -> int:
+        """Samples without a score in any column: a metric that gives none for an image says so by its own n."""
+        if not self.columns:
+            return len(self.question.ids)
+        return int(np.all([np.isnan(values) for values in self.columns.values()], axis=0).sum())
+
+    @property
+    def incomplete(self) -> str:
+        """Why the row is not ranked; empty where it is."""
+        if not self.missing or not self.columns:
+            return ""
+        return f"{self.missing} of {len(self.question.ids)} samples have no image or no score"
+
+    def is_exact(self, column: Column) -> bool:
+        """Whether the column's value follows from pasting the kept pixels back, not from how good the method is."""
+        values = self.columns[column.metric]
+        scored = values[~np.isnan(values)]
+        pasted = self.variant == "pasted" or self.run.header["capabilities"].get("background") == "exact"
+        return bool(np.isinf(scored).all()) or (pasted and column.region == "keep")
+
+
+def open_runs(paths: Sequence[Path | str]) -> list[Run]:
+    """Open runs; a folder that holds runs stands for all of them, and ``PATH=LABEL`` names a run in tables.
+
+    Raises:
+        RunError: a path holds no run.
+        UsageError: a label for a folder of several runs.
+    """
+    runs: dict[Path, Run] = {}
+    for given in paths:
+        path, label = _path_and_label(str(given))
+        found = [path] if (path / "run.json").is_file() else sorted(f.parent for f in path.glob("**/run.json"))
+        if not found:
+            raise RunError(f"{path} holds no run. Name the folder that `brushbench eval` wrote, or its parent.")
+        if label and len(found) > 1:
+            raise UsageError(
+                f"{path} holds {len(found)} runs, and {label!r} can name one. Name their folders one by one."
+            )
+        for folder in found:
+            run = Run.open(folder)
+            run.label = label or run.label
+            runs.setdefault(folder.resolve(), run)
+    return list(runs.values())
+
+
+def _path_and_label(given: str) -> tuple[Path, str]:
+    path, equals, label = given.rpartition("=")
+    if not equals or Path(given).expanduser().exists():
+        return Path(given).expanduser(), ""
+    if not path or not label:
+        raise UsageError(f"{given!r} is neither a folder nor PATH=LABEL, such as runs/shapes/telea=seed-2.")
+    return Path(path).expanduser(), label
+
+
+def gather(runs: Sequence[Run], protocol: str, split: str = "all", by: str | None = None) -> list[Gathered]:
+    """Return every row there is to show, in the order of the runs, raw before other variants.
+
+    Raises:
+        UnknownNameError: no such split, or no run carries such a key of metadata.
+    """
+    splits = None if split == "all" else [name.strip() for name in split.split(",")]
+    found = [row for run in runs for row in _rows(run, protocol, by)]
+    known = list(dict.fromkeys([*SPLITS, *(row.question.split for row in found)]))
+    for name in splits or ():
+        if name not in known:
+            raise UnknownNameError("split", name, known)
+    if by is not None and not any(row.question.group for row in found):
+        keys = {key for run in runs for meta in run.metadata().values() for key in meta}
+        raise UnknownNameError("key of the samples' metadata", by, keys)
+    return [row for row in found if splits is None or row.question.split in splits]
+
+
+def _rows(run: Run, protocol: str, by: str | None) -> Iterator[Gathered]:
+    scores = run.scores
+    if scores.empty:
+        return
+    scores = per_sample(scores[scores["protocol"] == protocol])
+    headers = {name.partition("@")[0]: h for name, h in run.metrics.items() if name.partition("@")[2] == protocol}
+    benchmark = run.header["benchmark"]
+    for (split, prompt_variant), part in scores.groupby(["split", "prompt_variant"], sort=False):
+        for group, some in _groups(run, part, by):
+            ids = tuple(sorted(some["sample"].unique()))
+            question = Question(
+                str(benchmark.get("name")),
+                str(benchmark.get("sha256", "")),
+                str(split),
+                str(prompt_variant),
+                group,
+                ids,
+            )
+            variants = sorted(some["variant"].unique(), key=lambda variant: (variant != "raw", variant))
+            for variant in variants:
+                columns = _columns(some[some["variant"] == variant], ids)
+                described = {metric: headers[metric] for metric in columns if metric in headers}
+                yield Gathered(run, variant, question, {m: columns[m] for m in described}, described)
+
+
+def _columns(scores: pandas.DataFrame, ids: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
+    place = {sample: i for i, sample in enumerate(ids)}
+    columns = {}
+    for metric, rows in scores.groupby("metric", sort=False):
+        values = np.full(len(ids), math.nan)
+        values[[place[sample] for sample in rows["sample"]]] = rows["value"].to_numpy(dtype=np.float64)
+        columns[str(metric)] = values
+    return columns
+
+
+def _groups(run: Run, scores: pandas.DataFrame, by: str | None) -> Iterator[tuple[str, pandas.DataFrame]]:
+    if by is None:
+        yield "", scores
+        return
+    metadata = run.metadata()
+    values = [
+        metadata.get((sample, split), {}).get(by)
+        for sample, split in zip(scores["sample"], scores["split"], strict=True)
+    ]
+    for value in sorted({value for value in values if value is not None}):
+        yield f"{by}: {value}", scores[[own == value for own in values]]
