@@ -22,8 +22,9 @@ sample's noises come from its own seed. Not implemented: ranking of several samp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +32,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from baselines.sampling import OnStep, guide, text_rows
+from baselines.diffusion import Batch
+from baselines.guided import NOISE_SCHEDULE, GuidedInpainter
+from baselines.latents import encode_scaled
+from baselines.sampling import OnStep, guide, guided_denoise, keep_latents, text_rows
+from brushbench.errors import UsageError
+from brushnet.conditioning import draw_noise
 
-__all__ = ["Variant", "decode", "denoise", "encode", "latent_masks"]
+__all__ = ["BlendedLatent", "Variant", "decode", "denoise", "encode", "latent_masks"]
 
 Variant: TypeAlias = Literal["paper", "script", "diffusers"]
 
@@ -90,8 +96,8 @@ def denoise(
             shared out among them, the first mask first.
         prompt_embeds: (B, tokens, width).
         negative_prompt_embeds: the same.
-        variant: ``paper`` | ``script``, see above; ``diffusers`` has its own loop,
-            :func:`baselines.sampling.guided_denoise`.
+        variant: ``paper`` | ``script``, see above. (``diffusers`` runs by
+            :func:`baselines.sampling.guided_denoise`.)
         steps: DDIM steps, those left out included.
         guidance: weight of classifier-free guidance.
         latents: (B, 4, h, w) to start from, at the noise level of the first step taken.
@@ -136,9 +142,7 @@ def schedule(variant: Variant, steps: int, start: float = 0.0, skip: int = 0) ->
 
     offset = 1 if variant == "paper" else 0
     scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
+        **NOISE_SCHEDULE,
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=offset,
@@ -174,3 +178,103 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
     pixels = vae.decode(latents / vae.config.scaling_factor).sample
     levels = pixels.float().add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8)
     return np.asarray(levels.permute(0, 2, 3, 1).cpu())
+
+
+# The options of each variant, as released.
+DEFAULTS: Mapping[Variant, Mapping[str, float]] = {
+    "paper": {"dilations": 0, "skip": 0},
+    "script": {"start": 0.25},
+    "diffusers": {},
+}
+
+
+@dataclass(eq=False)
+class BlendedLatent(GuidedInpainter):
+    """Generate from the text alone, and paste the kept latents at every step.
+
+    Args:
+        variant: ``paper`` | ``script`` | ``diffusers``, see the module.
+        dilations: of ``paper``: number of dilated masks, one segment of the steps each, before the hole's own; 0 as
+            released, 3 in the paper's section on thin masks.
+        skip: of ``paper``: number of steps left out at the noisy end, 0 as released.
+        start: of ``script``: share of the steps left out there, 0.25 as released.
+        scheduler: ``ddim``; ``diffusers`` runs with all others too.
+
+    The other options are those of :class:`~baselines.diffusion.DiffusionInpainter`.
+
+    Raises:
+        UsageError: an option of another variant, or out of its range.
+    """
+
+    scheduler: str = "ddim"
+    variant: Variant = "paper"
+    dilations: int | None = None
+    skip: int | None = None
+    start: float | None = None
+
+    method = "Blended Latent Diffusion"
+    background = "latent-blend"
+
+    @property
+    def own_ddim(self) -> bool:  # type: ignore[override]
+        """Those of the released code bring their own DDIM."""
+        return self.variant != "diffusers"
+
+    def __post_init__(self) -> None:
+        """Check the options, load the weights."""
+        given = {"dilations": self.dilations, "skip": self.skip, "start": self.start}
+        theirs = DEFAULTS[self.variant]
+        foreign = [name for name, value in given.items() if value is not None and name not in theirs]
+        if foreign:
+            raise UsageError(f"variant={self.variant} has no {foreign[0]}. Leave it out.")
+        for name, default in theirs.items():
+            setattr(self, name, default if given[name] is None else given[name])
+        super().__post_init__()
+        if self.variant == "script" and not 0 <= cast("float", self.start) < 1:
+            raise UsageError(f"start is {self.start}, expected a share of the steps from 0 to below 1.")
+        if self.variant == "paper" and not (0 <= cast("int", self.skip) < cast("int", self.steps)):
+            raise UsageError(f"skip is {self.skip}, expected 0 to {cast('int', self.steps) - 1} steps.")
+        if self.variant == "paper" and not 0 <= cast("int", self.dilations) <= 10:
+            raise UsageError(f"dilations is {self.dilations}, expected 0 to 10.")
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Return the scaled latents (B, 4, h, w) of the finished pictures."""
+        clean = encode_scaled(self.pipe.vae, batch.pictures)
+        size = (clean.shape[2], clean.shape[3])
+        each = [
+            latent_masks(hole.astype(np.uint8) * 255, size, variant=self.variant, dilations=self.dilations or 0)
+            for hole in batch.holes
+        ]
+        masks = torch.stack(each, dim=1).to(clean)  # (n, B, 1, h, w)
+        if self.variant == "diffusers":
+            return self._as_diffusers(batch, clean, masks[0])
+        start, skip = self.start or 0.0, self.skip or 0
+        scheduler, timesteps = schedule(self.variant, self.settings["steps"], start, skip)
+        first = self.start_noise(batch)
+        noises = [draw_noise(clean.shape, batch.generators).to(clean) for _ in timesteps]
+        if self.variant == "paper":
+            first = scheduler.add_noise(clean.to(first), first, timesteps[:1].repeat(len(first)))
+        return denoise(
+            self.pipe.unet,
+            clean.to(first),
+            masks,
+            **self.embeds(batch),
+            **self.settings,
+            variant=self.variant,
+            latents=first,
+            noises=[noise.to(first) for noise in noises],
+            start=start,
+            skip=skip,
+        )
+
+    def _as_diffusers(self, batch: Batch, clean: Tensor, hole: Tensor) -> Tensor:
+        pipe, settings = self.pipe, self.settings
+        text = text_rows(**self.embeds(batch), guidance=settings["guidance"])
+        return guided_denoise(
+            lambda sample, timestep: pipe.unet(sample, timestep, encoder_hidden_states=text, return_dict=False)[0],
+            pipe.scheduler,
+            self.start_noise(batch),
+            **settings,
+            generators=batch.generators,
+            after_step=keep_latents(pipe.scheduler, clean, batch.noise.to(clean), hole),
+        )

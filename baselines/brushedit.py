@@ -6,12 +6,19 @@ The part of the paper that finds the mask from an instruction is out of scope: t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
+from baselines.brushnet import BrushNet, Masks
+from baselines.presets import find_branch
+from brushbench.types import InpaintRequest, Picture
 from brushnet.blending import blend as blend_pictures
 
-__all__ = ["blend"]
+__all__ = ["BrushEdit", "blend"]
 
 
 def blend(
@@ -38,3 +45,40 @@ def blend(
         for array in (picture, mask)
     )
     return blend_pictures(picture, generated, mask, mode="brushedit")
+
+
+@dataclass(eq=False)
+class BrushEdit(BrushNet):
+    """Generate as BrushNet does, with the weights of BrushEdit's branch, which serves every kind of mask.
+
+    Args:
+        checkpoint: folder, file or hub id of the branch instead of the preset's.
+        blending: mix each picture with the kept part as BrushEdit does; the toolkit's own blending follows after it.
+
+    The other options are those of :class:`~baselines.brushnet.BrushNet`.
+    """
+
+    masks: Masks = field(default="segmentation", init=False)  # one branch for all
+    blending: bool = False
+
+    method = "BrushEdit"
+
+    def places(self) -> Mapping[Masks, Path]:
+        """Return where the branch lies; the published repository holds it in a folder ``brushnetX``."""
+        files = ("config.json", "diffusion_pytorch_model.safetensors")
+        inner = [f"brushnetX/{name}" for name in files]
+        found = find_branch(
+            self.preset, "brushedit", self.checkpoint, holds=(files[0], inner[0]), patterns=inner,
+            advice="Its licence does not hold in the European Union.",
+        )  # fmt: skip
+        return {"segmentation": found / "brushnetX" if (found / "brushnetX").is_dir() else found}
+
+    def inpaint(self, requests: Sequence[InpaintRequest]) -> list[Picture]:
+        """Return one picture per request."""
+        pictures = super().inpaint(requests)
+        if not self.blending:
+            return pictures
+        return [
+            blend(request.image, request.hole.astype(np.uint8) * 255, picture)
+            for request, picture in zip(requests, pictures, strict=True)
+        ]

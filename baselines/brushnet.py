@@ -16,9 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from baselines.diffusion import PLACE, Batch, DiffusionInpainter
-from baselines.presets import EMBEDDED, preset_named, reads_pooled_text
-from brushbench import assets
-from brushbench.errors import BrushbenchError, MissingWeightsError, UsageError, WeightsError
+from baselines.presets import find_branch, reads_pooled_text
+from brushbench.errors import UsageError, WeightsError
 from brushbench.types import JSON
 from brushbench.weights import sha256_file
 from brushnet import StableDiffusionBrushNetPipeline, StableDiffusionXLBrushNetPipeline
@@ -75,10 +74,14 @@ class BrushNet(DiffusionInpainter):
             Window(self.start, self.end)
         except ValueError:
             raise UsageError(f"start is {self.start} and end {self.end}, expected 0 <= start < end <= 1.") from None
-        kinds: tuple[Masks, ...] = ("segmentation", "random") if self.masks == "auto" else (self.masks,)
-        self.checkpoints = {kind: find_checkpoint(self.preset, kind, self.checkpoint) for kind in kinds}
+        self.checkpoints = self.places()
         self._pipes: dict[Path, Any] = {}
         super().__post_init__()
+
+    def places(self) -> Mapping[Masks, Path]:
+        """Return where the branch for each kind of mask lies."""
+        kinds: tuple[Masks, ...] = ("segmentation", "random") if self.masks == "auto" else (self.masks,)
+        return {kind: find_checkpoint(self.preset, kind, self.checkpoint) for kind in kinds}
 
     @property
     def multiple(self) -> int:
@@ -144,38 +147,27 @@ def find_checkpoint(preset: str, kind: Masks, checkpoint: str | None = None) -> 
         UnknownNameError: no such preset.
         MissingWeightsError: nothing there; the message says where it was looked for and what to do.
     """
-    places = (checkpoint,) if checkpoint else preset_named(preset).branches[kind]
-    reasons = []
-    for place in places:
-        try:
-            found = assets.path(place) if place.startswith(EMBEDDED) and not checkpoint else _local(place, kind)
-        except (BrushbenchError, OSError, ValueError) as error:
-            reasons.append(str(error))
-            continue
-        if found.is_file() or (found / "config.json").is_file() or (found / "model_index.json").is_file():
-            return found
-        reasons.append(f"{found} holds no config.json")
     other = "segmentation" if kind == "random" else "random"
-    raise MissingWeightsError(
-        f"No BrushNet checkpoint for {kind} masks ({'; '.join(reasons) or f'{preset} has no known hub id'}). "
-        f"Pass checkpoint=FOLDER: the authors' are at {PUBLISHED}; masks={other} does without this one."
+    return find_branch(
+        preset,
+        kind,
+        _of_kind(checkpoint, kind),
+        holds=("config.json", "model_index.json"),
+        patterns=("config.json", WEIGHTS),
+        what=f"BrushNet checkpoint for {kind} masks",
+        advice=f"The authors' BrushNet checkpoints are at {PUBLISHED}; masks={other} does without this one.",
     )
 
 
-def _local(place: str, kind: Masks) -> Path:
-    """Return a file or folder as it is, of a folder of both kinds the one asked for, and a hub id's snapshot."""
-    path = Path(place).expanduser()
-    if path.is_dir() and not any((path / name).is_file() for name in ("config.json", "model_index.json", WEIGHTS)):
-        kinds = sorted(part for part in path.iterdir() if part.name.startswith(kind) and part.is_dir())
-        return kinds[0] if kinds else path
-    if path.exists() or path.is_absolute() or place.startswith(".") or place.count("/") != 1:
+def _of_kind(checkpoint: str | None, kind: Masks) -> str | Path | None:
+    """Return a place as it is, and of a folder that holds branches of both kinds the one asked for."""
+    path = Path(checkpoint or "").expanduser()
+    if not checkpoint or not path.is_dir():
+        return checkpoint
+    if any((path / name).is_file() for name in ("config.json", "model_index.json", WEIGHTS)):
         return path
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(place, allow_patterns=["config.json", WEIGHTS]))
-    except Exception as error:  # the hub, its transport and the file system each raise kinds of their own
-        raise MissingWeightsError(f"{place} could not be downloaded from the hub ({type(error).__name__})") from None
+    kinds = sorted(part for part in path.iterdir() if part.name.startswith(kind) and part.is_dir())
+    return kinds[0] if kinds else path
 
 
 def describe_branch(place: Path) -> Mapping[str, JSON]:

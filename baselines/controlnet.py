@@ -9,7 +9,9 @@ latents have *after* the step, as ``StableDiffusionControlNetInpaintPipeline`` o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from baselines.diffusion import PLACE, Batch
+from baselines.guided import GuidedInpainter, load_network
+from baselines.latents import Reduction, encode_scaled, reduce_hole
+from baselines.presets import find_branch, hashes_of
 from baselines.sampling import OnStep, Predict, both, guided_denoise, keep_latents, text_rows
 from baselines.sd_inpainting import is_hole
+from brushbench.errors import UsageError
+from brushbench.types import JSON
 
-__all__ = ["control_image", "denoise"]
+__all__ = ["ControlNet", "ControlNetBlended", "control_image", "denoise"]
 
 
 def control_image(picture: npt.NDArray[np.uint8], hole: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> Tensor:
@@ -110,3 +118,87 @@ def _predict(unet: Any, controlnet: Any, control: Tensor, text: Tensor, scale: f
         return noise_pred
 
     return predict
+
+
+@dataclass(eq=False)
+class ControlNet(GuidedInpainter):
+    """Generate from the text under a ControlNet that reads the picture with its hole at -1 (CNI).
+
+    Nothing forces the kept part, so its PSNR is low: blend, or use ``controlnet-blended``.
+
+    Args:
+        checkpoint: the ControlNet instead of the preset's: a folder, a file or a hub id.
+        scale: factor of its residuals; 1 as upstream (diffusers' inpainting pipeline has 0.5 by default).
+
+    The other options are those of :class:`~baselines.diffusion.DiffusionInpainter`.
+    """
+
+    checkpoint: str | None = field(default=None, metadata=PLACE)
+    scale: float = 1.0
+
+    method = "ControlNet"
+
+    def __post_init__(self) -> None:
+        """Check the options, find the weights, load them."""
+        if not math.isfinite(self.scale):
+            raise UsageError(f"scale is {self.scale}, expected a finite number; 1 is the published one.")
+        files = ("config.json", "diffusion_pytorch_model.safetensors")
+        self.branch = find_branch(self.preset, "controlnet", self.checkpoint, holds=files[:1], patterns=files)
+        super().__post_init__()
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Any:
+        """Return the text-to-image pipeline; the ControlNet stands beside it."""
+        from diffusers import ControlNetModel
+
+        pipe = super().load(device, dtype)
+        alike = ControlNetModel.from_unet(pipe.unet, load_weights_from_unet=False).config
+        self.controlnet = load_network(ControlNetModel, self.branch, alike).to(device, dtype)
+        return pipe
+
+    def describe(self) -> Mapping[str, JSON]:
+        """Return the settings and the SHA-256 of all weights."""
+        return {**super().describe(), "branches": {"controlnet": hashes_of(self.branch)}}
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Return the scaled latents (B, 4, h, w) of the finished pictures."""
+        pipe = self.pipe
+        control = torch.cat([control_image(*pair) for pair in zip(batch.pictures, batch.holes, strict=True)])
+        start = self.start_noise(batch)
+        return denoise(
+            pipe.unet,
+            self.controlnet,
+            pipe.scheduler,
+            start,
+            control.to(start),
+            **self.embeds(batch),
+            **self.settings,
+            scale=self.scale,
+            keep=self.keep(batch),
+            generators=batch.generators,
+        )
+
+    def keep(self, _batch: Batch) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return what :func:`denoise` pastes."""
+        return None
+
+
+@dataclass(eq=False)
+class ControlNetBlended(ControlNet):
+    """Generate as ``controlnet`` does, and paste the kept latents after every step (CNI*).
+
+    Args:
+        reduce: how the hole is reduced to latents: ``nearest`` looks at the top-left pixel under a latent, as diffusers
+            does; ``any`` at all of them, so that no grey of the hole is pasted.
+
+    The other options are those of :class:`ControlNet`.
+    """
+
+    reduce: Reduction = "nearest"
+
+    method = "ControlNet, latents of the kept part pasted at every step"
+    background = "latent-blend"
+
+    def keep(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the picture's latents, the start noise, and the hole at latent size."""
+        clean = encode_scaled(self.pipe.vae, batch.pictures)
+        return clean, batch.noise.to(clean), reduce_hole(batch.holes, self.factor, self.reduce).to(clean)

@@ -9,6 +9,7 @@ level that the latents have *after* that step (the script pastes one level behin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from baselines.diffusion import Batch, DiffusionInpainter
 from baselines.latents import Reduction, encode_scaled, reduce_hole
+from baselines.sampling import keep_latents
 
 __all__ = ["LatentCopy"]
 
@@ -48,19 +50,15 @@ class LatentCopy(DiffusionInpainter):
             batch,
             height=batch.height,
             width=batch.width,
-            callback_on_step_end=_paste(clean, batch.noise.to(clean), hole),
+            callback_on_step_end=_paste(keep_latents(self.pipe.scheduler, clean, batch.noise.to(clean), hole)),
             callback_on_step_end_tensor_inputs=["latents"],
         )
 
 
-def _paste(clean: Tensor, noise: Tensor, hole: Tensor) -> Any:
-    """Return the callback that keeps the hole of the latents and replaces the rest."""
+def _paste(after_step: Callable[[int, Tensor], Tensor]) -> Any:
+    """Return the stock pipelines' callback that changes the latents after a step."""
 
-    def callback(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        latents, timesteps = tensors["latents"], pipe.scheduler.timesteps
-        kept = clean
-        if step + 1 < len(timesteps):
-            kept = pipe.scheduler.add_noise(clean, noise, timesteps[step + 1].repeat(len(clean)))
-        return {"latents": (hole * latents + (1 - hole) * kept).to(latents.dtype)}
+    def callback(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"latents": after_step(step, tensors["latents"])}
 
     return callback

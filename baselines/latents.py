@@ -19,7 +19,16 @@ from brushbench.errors import WeightsError
 from brushbench.types import Picture
 from brushnet.conditioning import vae_factor
 
-__all__ = ["Reduction", "decode_scaled", "encode_scaled", "load_vae", "reduce_hole", "unreadable", "vae_factor"]
+__all__ = [
+    "Reduction",
+    "decode_scaled",
+    "encode_pixels",
+    "encode_scaled",
+    "load_vae",
+    "reduce_hole",
+    "unreadable",
+    "vae_factor",
+]
 
 Reduction: TypeAlias = Literal["any", "nearest"]
 
@@ -55,8 +64,13 @@ def encode_scaled(vae: Any, pictures: Sequence[Picture] | npt.NDArray[np.uint8])
     Returns:
         float32 (B, 4, h, w) on the VAE's device.
     """
-    pixels = torch.from_numpy(np.asarray(pictures)).permute(0, 3, 1, 2).to(vae.device, torch.float32) / 127.5 - 1.0
-    latents: Tensor = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+    return encode_pixels(vae, torch.from_numpy(np.asarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1.0)
+
+
+@torch.no_grad()
+def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
+    """Return the mode of the posterior, times the scaling factor, (B, 4, h, w) of pixels (B, 3, H, W) in -1..1."""
+    latents: Tensor = vae.encode(pixels.to(vae.device, torch.float32)).latent_dist.mode() * vae.config.scaling_factor
     return latents
 
 

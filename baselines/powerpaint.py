@@ -15,21 +15,43 @@ the encoder's 77 tokens lose their end, the task's word with it, as published.
 
 from __future__ import annotations
 
-import re
+import copy
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from baselines.diffusion import PLACE, Batch
+from baselines.guided import GuidedInpainter
+from baselines.latents import Reduction
+from baselines.powerpaint_text import (
+    Task,
+    add_task_tokens,
+    mixed_embeds,
+    stock_names,
+    task_prompts,
+    task_vectors,
+)
+from baselines.presets import find_branch, hashes_of
 from baselines.sampling import OnStep, guided_denoise, text_rows
-from baselines.sd_inpainting import denoise
+from baselines.sd_inpainting import condition, denoise, nine_channels
+from brushbench.errors import UsageError, WeightsError
+from brushbench.types import JSON
 from brushnet import BrushNetModel, encode_conditioning, inject
-from brushnet.checkpoints import check_keys
+from brushnet.checkpoints import PUBLISHED_CONFIGS, check_keys
 
 __all__ = [
+    "PowerPaint",
+    "PowerPaintV2",
     "Task",
     "add_task_tokens",
     "branch",
@@ -41,154 +63,6 @@ __all__ = [
     "task_prompts",
     "task_vectors",
 ]
-
-Task: TypeAlias = Literal["text-guided", "shape-guided", "object-removal", "image-outpainting"]
-
-# The words of each task: prompt A, prompt B, negative prompts A and B (published ``app.py``, add_task).
-WORDS: Mapping[Task, tuple[str, str, str, str]] = {
-    "text-guided": ("P_obj", "P_obj", "P_obj", "P_obj"),
-    "shape-guided": ("P_shape", "P_ctxt", "P_shape", "P_ctxt"),
-    "object-removal": ("P_ctxt", "P_ctxt", "P_obj", "P_obj"),
-    "image-outpainting": ("P_ctxt", "P_ctxt", "P_obj", "P_obj"),
-}
-QUALITY = ", worst quality, low quality, normal quality, bad quality, blurry"
-SCENE = {"object-removal": "empty scene blur", "image-outpainting": "empty scene"}
-LEARNED = ".trainable_embeddings."
-
-
-def task_prompts(
-    task: Task, prompt: str, negative_prompt: str = "", version: Literal["v1", "v2"] = "v1"
-) -> dict[str, str]:
-    """Return the prompts of a task.
-
-    Args:
-        task: ``text-guided`` | ``shape-guided`` | ``object-removal`` | ``image-outpainting``.
-        prompt: what the finished picture shows.
-        negative_prompt: what it must not show.
-        version: ``v1``: the words follow the text. ``v2``: the branch reads the words alone.
-
-    Returns:
-        ``A``, ``B``, ``negative_A``, ``negative_B``, to be mixed; for v2 also ``U`` and ``negative_U``, the plain
-        prompts of the base model.
-
-    Raises:
-        ValueError: no such task.
-    """
-    if task not in WORDS:
-        raise ValueError(f"Got the task {task!r}; expected one of {', '.join(get_args(Task))}.")
-    words = dict(zip(("A", "B", "negative_A", "negative_B"), WORDS[task], strict=True))
-    scene = SCENE.get(task)
-    if version == "v2":
-        plain = f"{prompt} {scene}" if scene else prompt
-        return {**words, "U": plain, "negative_U": negative_prompt}
-    # v1 says "empty scene blur" when outpainting too, and names poor quality only where an object is wanted.
-    positive = f"empty scene blur {prompt}" if scene else prompt
-    negative = negative_prompt if scene else negative_prompt + QUALITY
-    return {name: f"{negative if name.startswith('negative') else positive} {word}" for name, word in words.items()}
-
-
-def add_task_tokens(tokenizer: Any, text_encoder: Any, vectors: Mapping[str, Tensor]) -> tuple[Any, Any]:
-    """Append the learned words to a tokenizer and a text encoder, in place.
-
-    Args:
-        tokenizer: ``CLIPTokenizer``.
-        text_encoder: ``CLIPTextModel``.
-        vectors: for each word (n, width); its tokens are called ``word_0`` … ``word_{n-1}``.
-
-    Returns:
-        Both, with ``n`` more tokens for each word.
-
-    Raises:
-        ValueError: vectors of another width than the encoder's.
-    """
-    from tokenizers import AddedToken
-
-    width = text_encoder.get_input_embeddings().weight.shape[1]
-    for word, rows in vectors.items():
-        if rows.ndim != 2 or rows.shape[1] != width:
-            raise ValueError(f"The vectors of {word} have the shape {tuple(rows.shape)}; expected (n, {width}).")
-    names = [f"{word}_{number}" for word, rows in vectors.items() for number in range(len(rows))]
-    # transformers 5 lower-cases added tokens unless told otherwise; then they would match a caption's own "p_obj_0".
-    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
-    ids = tokenizer.convert_tokens_to_ids(names)
-    if max(ids) >= text_encoder.get_input_embeddings().num_embeddings:
-        text_encoder.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
-    table = text_encoder.get_input_embeddings().weight
-    with torch.no_grad():
-        table[ids] = torch.cat(list(vectors.values())).to(table)
-    return tokenizer, text_encoder
-
-
-def task_vectors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the learned words out of the published text encoder's state dict.
-
-    Args:
-        state: with keys ``…token_embedding.trainable_embeddings.P_obj`` and so on.
-
-    Returns:
-        For each word (n, width).
-
-    Raises:
-        ValueError: no such key.
-    """
-    found = {key.rpartition(LEARNED)[2]: value for key, value in state.items() if LEARNED in key}
-    if not found:
-        raise ValueError(f"No key has {LEARNED!r} in it: these are no weights of a PowerPaint text encoder.")
-    return found
-
-
-def with_tokens(tokenizer: Any, prompt: str) -> str:
-    """Return a prompt with each learned word written out as its tokens: ``P_obj`` as ``P_obj_0 P_obj_1 …``."""
-    lengths: dict[str, int] = {}
-    for token in tokenizer.get_added_vocab():
-        if match := re.fullmatch(r"(P_[a-z]+)_\d+", token):
-            lengths[match[1]] = lengths.get(match[1], 0) + 1
-
-    def tokens(match: re.Match[str]) -> str:
-        return " ".join(f"{match[0]}_{number}" for number in range(lengths.get(match[0], 0))) or match[0]
-
-    return re.sub(r"\bP_[a-z]+\b", tokens, prompt)
-
-
-@torch.no_grad()
-def encode_text(tokenizer: Any, text_encoder: Any, prompts: Sequence[str]) -> Tensor:
-    """Return (B, tokens, width) last hidden states of prompts, in which the learned words are written out."""
-    ids = tokenizer(
-        [with_tokens(tokenizer, prompt) for prompt in prompts],
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-    hidden: Tensor = text_encoder(ids.to(text_encoder.device))[0]
-    return hidden
-
-
-def mixed_embeds(
-    tokenizer: Any,
-    text_encoder: Any,
-    prompts: Mapping[str, str] | Sequence[Mapping[str, str]],
-    fitting_degree: float,
-) -> tuple[Tensor, Tensor]:
-    """Return the text that a task reads: ``fitting_degree`` of prompt A, the rest of prompt B (sec. 3.3).
-
-    Args:
-        tokenizer: with the learned words, from :func:`add_task_tokens`.
-        text_encoder: the same.
-        prompts: ``A``, ``B``, ``negative_A``, ``negative_B``, from :func:`task_prompts`; one such mapping, or one for
-            each sample.
-        fitting_degree: 0..1; the negative prompts are mixed by the same number, as published.
-
-    Returns:
-        Prompt and negative prompt embeddings, each (B, tokens, width).
-    """
-    rows = [prompts] if isinstance(prompts, Mapping) else prompts
-    a, b, negative_a, negative_b = (
-        encode_text(tokenizer, text_encoder, [row[name] for row in rows])
-        for name in ("A", "B", "negative_A", "negative_B")
-    )
-    rest = 1 - fitting_degree
-    return fitting_degree * a + rest * b, fitting_degree * negative_a + rest * negative_b
 
 
 # ---------------------------------------------------------------------------------------------------------- version 2
@@ -304,3 +178,185 @@ def conditioning(
     share = hole.astype(np.float64) / (1 if hole.dtype == np.bool_ else 255)
     black = (picture * (1 - share[..., None])).astype(np.uint8)
     return encode_conditioning(vae, black, hole)
+
+
+# ----------------------------------------------------------------------------------------------------------- adapters
+
+
+@dataclass(eq=False)
+class TaskInpainter(GuidedInpainter):
+    """What both versions share: the task of a split, and the text encoder that knows the task words.
+
+    Args:
+        checkpoint: folder or hub id of the published files instead of the preset's.
+        task: ``auto``: ``image-outpainting`` for the split ``outside``, ``text-guided`` for all else; or one task for
+            every split.
+        fitting_degree: share of prompt A, 0..1; prompts A and B differ in the task ``shape-guided`` only.
+        published_words: add the app's words on quality and empty scenes to the prompts. None: not for ``tiny``, whose
+            vocabulary lacks them.
+
+    The other options are those of :class:`~baselines.diffusion.DiffusionInpainter`.
+    """
+
+    checkpoint: str | None = field(default=None, metadata=PLACE)
+    task: Literal["auto", "text-guided", "shape-guided", "object-removal", "image-outpainting"] = "auto"
+    fitting_degree: float = 1.0
+    published_words: bool | None = None
+
+    version: ClassVar[Literal["v1", "v2"]]
+
+    def __post_init__(self) -> None:
+        """Check the options, find the weights, load them."""
+        if not 0 <= self.fitting_degree <= 1:
+            raise UsageError(f"fitting_degree is {self.fitting_degree}, expected 0 to 1.")
+        if self.published_words is None:
+            self.published_words = self.preset != "tiny"
+        self.branch = self.find()
+        super().__post_init__()
+
+    def find(self) -> Path:
+        """Return the folder of the published files."""
+        raise NotImplementedError
+
+    def read_words(self, pipe: Any, file: Path) -> None:
+        """Load the text encoder that knows the task words, and make the tokenizer that goes with it.
+
+        Raises:
+            WeightsError: damaged, or weights of something else.
+        """
+        tokenizer, encoder = copy.deepcopy(pipe.tokenizer), copy.deepcopy(pipe.text_encoder)
+        try:
+            state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+            encoder.load_state_dict(stock_names(state, encoder.state_dict()))
+            self.tokenizer, self.text_encoder = add_task_tokens(tokenizer, encoder, task_vectors(state))
+        except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+            raise WeightsError(f"{file} does not load as PowerPaint's text encoder: {error}") from error
+
+    def describe(self) -> Mapping[str, JSON]:
+        """Return the settings, which task serves which split, and the SHA-256 of all weights."""
+        tasks = {"outside": self.task_for("outside"), "others": self.task_for("inside")}
+        return {**super().describe(), "tasks": tasks, "branches": {"powerpaint": hashes_of(self.branch)}}
+
+    def task_for(self, split: str) -> Task:
+        """Return the task that serves a split."""
+        if self.task != "auto":
+            return self.task
+        return "image-outpainting" if split == "outside" else "text-guided"
+
+    def prompts(self, batch: Batch) -> list[dict[str, str]]:
+        """Return the prompts of each sample, from :func:`task_prompts`."""
+        negative = batch.negative_prompts or [""] * len(batch.prompts)
+        task, words = self.task_for(batch.split), bool(self.published_words)
+        return [
+            task_prompts(task, *pair, version=self.version, published_words=words)
+            for pair in zip(batch.prompts, negative, strict=True)
+        ]
+
+    def task_embeds(self, prompts: Sequence[Mapping[str, str]]) -> tuple[Tensor, Tensor]:
+        """Return the mixed text of the task and that of its negative prompts."""
+        return mixed_embeds(self.tokenizer, self.text_encoder, prompts, self.fitting_degree)
+
+
+@dataclass(eq=False)
+class PowerPaint(TaskInpainter):
+    """Generate by version 1: an inpainting U-Net and a text encoder, trained on tasks told by learned words.
+
+    Args:
+        reduce: how the hole is reduced to latents: ``nearest`` looks at the top-left pixel under a latent, as
+            published; ``any`` at all of them.
+
+    The other options are those of :class:`TaskInpainter`.
+    """
+
+    reduce: Reduction = "nearest"
+
+    method = "PowerPaint"
+    version = "v1"
+
+    def find(self) -> Path:
+        """Return the folder with ``unet/`` and ``text_encoder/``."""
+        file, patterns = "text_encoder/text_encoder.safetensors", ("unet/*", "text_encoder/*")
+        return find_branch(self.preset, "powerpaint", self.checkpoint, holds=(file,), patterns=patterns)
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Any:
+        """Return the pipeline with PowerPaint's U-Net; its text encoder stands beside it."""
+        pipe = super().load(device, dtype)
+        pipe.unet = nine_channels(pipe.unet, self.branch).to(device, dtype)
+        self.read_words(pipe, self.branch / "text_encoder" / "text_encoder.safetensors")
+        return pipe
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Return the scaled latents (B, 4, h, w) of the finished pictures."""
+        positive, negative = self.task_embeds(self.prompts(batch))
+        return denoise(
+            self.pipe.unet,
+            self.pipe.scheduler,
+            self.start_noise(batch),
+            condition(self.pipe.vae, batch, self.factor, self.reduce),
+            positive,
+            negative,
+            **self.settings,
+            generators=batch.generators,
+        )
+
+
+@dataclass(eq=False)
+class PowerPaintV2(TaskInpainter):
+    """Generate by version 2: a BrushNet with cross-attention that reads the task's words, beside a frozen base.
+
+    The base is the preset's. The released demo used a fine-tuned one (realisticVisionV60B1), see ``base``.
+
+    Args:
+        scale: factor of the branch's residuals.
+
+    The other options are those of :class:`TaskInpainter`.
+    """
+
+    scale: float = 1.0
+
+    method = "PowerPaint v2"
+    version = "v2"
+
+    def find(self) -> Path:
+        """Return the folder with the branch and the text encoder, which the published repositories hold one deeper."""
+        inner, file = "PowerPaint_Brushnet", "diffusion_pytorch_model.safetensors"
+        found = find_branch(
+            self.preset, "powerpaint-v2", self.checkpoint, holds=(file, f"{inner}/{file}"), patterns=(f"{inner}/*",)
+        )
+        return found / inner if (found / inner).is_dir() else found
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Any:
+        """Return the text-to-image pipeline; branch and text encoder stand beside it."""
+        pipe = super().load(device, dtype)
+        beside = self.branch / "config.json"
+        config = json.loads(beside.read_text()) if beside.is_file() else PUBLISHED_CONFIGS["PowerPaint v2"]
+        try:
+            module = load_branch(config, load_file(self.branch / "diffusion_pytorch_model.safetensors"))
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise WeightsError(f"{self.branch} does not load as PowerPaint's branch: {error}") from error
+        self.module = module.to(device, dtype)
+        encoders = [self.branch / f"pytorch_model{suffix}" for suffix in (".safetensors", ".bin")]
+        self.read_words(pipe, next((file for file in encoders if file.is_file()), encoders[-1]))
+        return pipe
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Return the scaled latents (B, 4, h, w) of the finished pictures."""
+        prompts = self.prompts(batch)
+        positive, negative = self.task_embeds(prompts)
+        plain = self.embeds(batch, [each["U"] for each in prompts], [each["negative_U"] for each in prompts])
+        known = torch.cat(
+            [conditioning(self.pipe.vae, *pair) for pair in zip(batch.pictures, batch.holes, strict=True)]
+        )
+        return denoise_v2(
+            self.pipe.unet,
+            self.module,
+            self.pipe.scheduler,
+            self.start_noise(batch),
+            torch.cat([known, known]),
+            **plain,
+            branch_prompt_embeds=positive,
+            branch_negative_embeds=negative,
+            **self.settings,
+            scale=self.scale,
+            generators=batch.generators,
+        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ __all__ = [
     "Preset",
     "describe_base",
     "find_base",
+    "find_branch",
+    "hashes_of",
     "make_scheduler",
     "preset_named",
     "reads_pooled_text",
@@ -38,7 +40,8 @@ class Preset:
 
     Attributes:
         base: places of the base model.
-        branches: places of what runs beside it, by name; ``segmentation`` and ``random`` are BrushNet's.
+        branches: places of what runs beside it, by name; ``segmentation`` and ``random`` are BrushNet's, the others are
+            named after their methods.
         side: height and width that it was trained for, pixels.
         steps: denoising steps, unless told otherwise.
         guidance: weight of classifier-free guidance, unless told otherwise.
@@ -72,7 +75,13 @@ MOST_STEPS = 1000  # the noise levels that Stable Diffusion is trained with
 PRESETS: Mapping[str, Preset] = {
     "tiny": Preset(
         base=("data/tiny/base",),
-        branches={"segmentation": ("data/tiny/brushnet_segmentation",), "random": ("data/tiny/brushnet_random",)},
+        branches={
+            "segmentation": ("data/tiny/brushnet_segmentation",),
+            "random": ("data/tiny/brushnet_random",),
+            "sd-inpainting": ("data/tiny/sd_inpainting",),
+            "controlnet": ("data/tiny/controlnet",),
+            "powerpaint": ("data/tiny/powerpaint",),
+        },
         side=64,
         steps=20,
         guidance=4.0,  # what its model card measures it with
@@ -80,7 +89,18 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "sd15": Preset(
         base=("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),
-        branches={"segmentation": ("Sanster/brushnet_segmentation_mask",), "random": ("Sanster/brushnet_random_mask",)},
+        branches={
+            "segmentation": ("Sanster/brushnet_segmentation_mask",),
+            "random": ("Sanster/brushnet_random_mask",),
+            "sd-inpainting": (
+                "stable-diffusion-v1-5/stable-diffusion-inpainting",
+                "botp/stable-diffusion-v1-5-inpainting",
+            ),
+            "controlnet": ("lllyasviel/control_v11p_sd15_inpaint",),
+            "powerpaint": ("JunhaoZhuang/PowerPaint-v1",),
+            "powerpaint-v2": ("JunhaoZhuang/PowerPaint-v2-1", "JunhaoZhuang/PowerPaint_v2"),
+            "brushedit": ("TencentARC/BrushEdit",),
+        },
         side=512,
         steps=50,
         guidance=7.5,
@@ -88,7 +108,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "sdxl": Preset(
         base=("stabilityai/stable-diffusion-xl-base-1.0",),
-        branches={"segmentation": (), "random": ()},
+        branches={},
         side=1024,
         steps=50,
         guidance=7.5,
@@ -147,14 +167,61 @@ def find_base(preset: str = "tiny", base: str | Path | None = None) -> Path:
     )
 
 
-def _local(place: str) -> Path:
-    """Return a folder as it is, and a hub id's snapshot."""
-    folder = Path(place).expanduser()
-    if folder.is_dir() or folder.is_absolute() or place.count("/") != 1 or place.startswith("."):
-        return folder
+def find_branch(
+    preset: str,
+    name: str,
+    checkpoint: str | Path | None = None,
+    *,
+    holds: Sequence[str] = ("config.json", "model_index.json"),
+    patterns: Sequence[str] = (),
+    what: str = "",
+    advice: str = "",
+) -> Path:
+    """Return the local folder or file of what runs beside a base model; a hub id is downloaded unless cached.
+
+    Args:
+        preset: a key of :data:`PRESETS`.
+        name: a key of its ``branches``.
+        checkpoint: a folder, a file or a hub id (owner/name) instead of the preset's.
+        holds: a folder must hold one of these files.
+        patterns: of the files to download; none take what a saved pipeline needs.
+        what: what it is, for the message; by default ``weights of`` its name.
+        advice: what to do where there is nothing, a sentence.
+
+    Raises:
+        UnknownNameError: no such preset.
+        MissingWeightsError: nothing there; the message says where it was looked for and how to get the weights.
+    """
+    places = (str(checkpoint),) if checkpoint else preset_named(preset).branches.get(name, ())
+    reasons = []
+    for place in places:
+        try:
+            found = assets.path(place) if place.startswith(EMBEDDED) and not checkpoint else _local(place, patterns)
+        except BrushbenchError as error:
+            reasons.append(str(error).removesuffix("."))
+            continue
+        if found.is_file() or any((found / file).is_file() for file in holds):
+            return found
+        reasons.append(f"{found} holds no {' or '.join(holds)}")
+    published = [f"https://huggingface.co/{place}" for place in PRESETS["sd15"].branches.get(name, ())]
+    raise MissingWeightsError(
+        f"No {what or f'weights of {name}'} ({'; '.join(reasons) or f'the preset {preset} has none'}). "
+        f"Pass checkpoint=FOLDER or FILE{': published at ' + ' and '.join(published) if published else ''}. "
+        f"{advice}".rstrip()
+    )
+
+
+def _local(place: str, patterns: Sequence[str] = ()) -> Path:
+    """Return a folder or file as it is, and a hub id's snapshot."""
+    path = Path(place).expanduser()
+    if path.exists() or path.is_absolute() or place.count("/") != 1 or place.startswith("."):
+        return path
     from diffusers import DiffusionPipeline
+    from huggingface_hub import snapshot_download
 
     try:
+        if patterns:
+            return Path(snapshot_download(place, allow_patterns=list(patterns)))
         return Path(DiffusionPipeline.download(place))
     except Exception as error:  # the hub, its transport and the file system each raise kinds of their own
         raise MissingWeightsError(f"{place} could not be downloaded from the hub ({type(error).__name__})") from None
@@ -191,6 +258,14 @@ def describe_base(folder: Path) -> Mapping[str, JSON]:
         for part in PARTS
         if (folder / part).is_dir()
     }
+
+
+def hashes_of(place: Path) -> Mapping[str, JSON]:
+    """Return the SHA-256 of a weight file, or of every one in a folder, by its name below it."""
+    if place.is_file():
+        return {place.name: sha256_file(place)}
+    files = sorted([*place.rglob("*.safetensors"), *place.rglob("*.bin"), *place.rglob("*.pth")])
+    return {file.relative_to(place).as_posix(): sha256_file(file) for file in files}
 
 
 def _weight_files(folder: Path) -> list[Path]:

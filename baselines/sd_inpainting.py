@@ -2,12 +2,15 @@
 
 Rombach et al., CVPR 2022, sec. 4.5; the weights' model card (``stable-diffusion-inpainting``). The noise of a step is
 predicted from [noisy latents 4, hole 1, latents of the masked picture 4]; nothing is pasted, so the kept pixels are
-what the decoder returns.
+what the decoder returns. As published but for one thing: the masked picture enters at the mode of the posterior, where
+``StableDiffusionInpaintPipeline`` draws from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +18,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from baselines.diffusion import PLACE, Batch
+from baselines.guided import GuidedInpainter, load_network
+from baselines.latents import Reduction, encode_pixels, reduce_hole
+from baselines.presets import find_branch, hashes_of
 from baselines.sampling import OnStep, both, guided_denoise, text_rows
+from brushbench.errors import WeightsError
+from brushbench.types import JSON
 
-__all__ = ["denoise", "masked_image"]
+__all__ = ["SdInpainting", "condition", "denoise", "masked_image", "nine_channels"]
 
 
 def masked_image(picture: npt.NDArray[np.uint8], hole: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> Tensor:
@@ -79,3 +88,80 @@ def denoise(
     return guided_denoise(
         predict, scheduler, latents, steps=steps, guidance=guidance, generators=generators, on_step=on_step
     )
+
+
+@dataclass(eq=False)
+class SdInpainting(GuidedInpainter):
+    """Generate under the hole and the masked picture, by a U-Net of nine channels trained for it.
+
+    Args:
+        checkpoint: the inpainting model instead of the preset's: the folder or hub id of a saved pipeline, whose
+            autoencoder and text encoder serve too; or a folder or file of the U-Net alone.
+        reduce: how the hole is reduced to latents: ``nearest`` looks at the top-left pixel under a latent, as
+            published; ``any`` at all of them.
+
+    The other options are those of :class:`~baselines.diffusion.DiffusionInpainter`.
+    """
+
+    checkpoint: str | None = field(default=None, metadata=PLACE)
+    reduce: Reduction = "nearest"
+
+    method = "Stable Diffusion Inpainting"
+
+    def __post_init__(self) -> None:
+        """Check the options, find the weights, load them."""
+        self.branch = find_branch(
+            self.preset, "sd-inpainting", self.checkpoint, holds=("model_index.json", "unet/config.json", "config.json")
+        )
+        if (self.branch / "model_index.json").is_file():
+            self.base = str(self.branch)  # a whole pipeline
+        super().__post_init__()
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Any:
+        """Return the pipeline whose U-Net has nine channels."""
+        pipe = super().load(device, dtype)
+        if self.branch != self.folder:
+            pipe.unet = nine_channels(pipe.unet, self.branch).to(device, dtype)
+        if pipe.unet.config.in_channels != 9:
+            raise WeightsError(
+                f"The U-Net of {self.branch} reads {pipe.unet.config.in_channels} channels, expected 9: latents, hole "
+                "and masked picture. Is it a text-to-image model?"
+            )
+        return pipe
+
+    def describe(self) -> Mapping[str, JSON]:
+        """Return the settings and the SHA-256 of all weights."""
+        own = {} if self.branch == self.folder else {"branches": {"unet": hashes_of(self.branch)}}
+        return {**super().describe(), **own}
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Return the scaled latents (B, 4, h, w) of the finished pictures."""
+        pipe = self.pipe
+        return denoise(
+            pipe.unet,
+            pipe.scheduler,
+            self.start_noise(batch),
+            condition(pipe.vae, batch, self.factor, self.reduce),
+            **self.embeds(batch),
+            **self.settings,
+            generators=batch.generators,
+        )
+
+
+def condition(vae: Any, batch: Batch, factor: int, reduce: Reduction) -> Tensor:
+    """Return what the U-Net reads beside the latents, (B, 5, h, w): hole, latents of the masked picture."""
+    masked = torch.cat([masked_image(*pair) for pair in zip(batch.pictures, batch.holes, strict=True)])
+    latents = encode_pixels(vae, masked)
+    return torch.cat([reduce_hole(batch.holes, factor, reduce).to(latents), latents], dim=1)
+
+
+def nine_channels(unet: Any, place: Path) -> Any:
+    """Return an inpainting U-Net of the size of a text-to-image one, from a folder or file of it alone, or ``unet/``.
+
+    Raises:
+        WeightsError: damaged, incomplete, or weights of another network.
+    """
+    from diffusers import UNet2DConditionModel
+
+    inner = place / "unet" if (place / "unet").is_dir() else place
+    return load_network(UNet2DConditionModel, inner, {**unet.config, "in_channels": 9}, unlike="another base model")

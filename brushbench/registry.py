@@ -35,12 +35,20 @@ Kind: TypeAlias = Literal["model", "metric", "benchmark"]
 
 BUILTIN: Mapping[Kind, Mapping[str, str]] = {
     "model": {
+        "blended-latent": "baselines.blended_latent:BlendedLatent",
+        "brushedit": "baselines.brushedit:BrushEdit",
         "brushnet": "baselines.brushnet:BrushNet",
+        "controlnet": "baselines.controlnet:ControlNet",
+        "controlnet-blended": "baselines.controlnet:ControlNetBlended",
         "copy": "baselines.copy:Copy",
+        "hd-painter": "baselines.hd_painter:HdPainter",
         "jpeg": "baselines.jpeg:Jpeg",
         "latent-copy": "baselines.latent_copy:LatentCopy",
         "ns": "baselines.ns:NavierStokes",
         "oracle": "baselines.oracle:Oracle",
+        "powerpaint": "baselines.powerpaint:PowerPaint",
+        "powerpaint-v2": "baselines.powerpaint:PowerPaintV2",
+        "sd-inpainting": "baselines.sd_inpainting:SdInpainting",
         "telea": "baselines.telea:Telea",
         "vae": "baselines.vae:Vae",
     },

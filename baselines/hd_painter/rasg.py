@@ -84,7 +84,8 @@ def denoise(
         (B, 4, h, w) scaled latents.
 
     Raises:
-        ValueError: an eta so great that a step has more noise than there is.
+        ValueError: a U-Net without cross-attention at a quarter of the latents' size; an eta so great that a step has
+            more noise than there is.
     """
     text = torch.cat([negative_prompt_embeds, prompt_embeds])
     weights = token_weights(tokens, len(latents), text.shape[1]).to(latents)
@@ -143,6 +144,8 @@ def _predict(
             noise_pred = unet(rows, timestep, encoder_hidden_states=text.to(unet.dtype), return_dict=False)[0].float()
         if not rasg:
             return noise_pred, None
+        if not maps:
+            raise ValueError("This U-Net has no cross-attention at a quarter of the latents' size, where RASG looks.")
         # A sample's score depends on nothing but its own latents, so the gradient of their sum is each one's own.
         score = _score(torch.cat(maps, dim=1).mean(dim=1), levels[sizes["quarter"]], weights)
         return noise_pred.detach(), torch.autograd.grad(score.sum(), latents)[0]

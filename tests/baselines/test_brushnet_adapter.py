@@ -158,7 +158,7 @@ def test_sdxl_bases_run_too(tmp_path_factory):
 def test_weights_that_are_not_there_or_do_not_fit_are_named(folder, tmp_path):
     with pytest.raises(MissingWeightsError, match=r"for segmentation masks .*Pass checkpoint=FOLDER"):
         method(folder, checkpoint=str(tmp_path))
-    with pytest.raises(MissingWeightsError, match="sdxl has no known hub id"):
+    with pytest.raises(MissingWeightsError, match="the preset sdxl has none"):
         find_checkpoint("sdxl", "random")
     BrushNetModel.from_unet(make_unet("sd")).save_pretrained(tmp_path / "other")
     with pytest.raises(WeightsError, match="different base models"):

@@ -45,3 +45,42 @@ def make_sample(number: int = 0, height: int = 64, width: int = 64, prompt: str 
 
 def make_request(number: int = 0, height: int = 64, width: int = 64, negative: str = "") -> InpaintRequest:
     return make_sample(number, height, width).request(100 + number, negative)
+
+
+def save_methods(folder: Path) -> Path:
+    """Write a base and what every method has beside it, with random weights, in the layouts of the published files."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+    from safetensors.torch import save_file
+    from transformers import CLIPTextModel
+
+    from tests.brushnet.tiny import make_branch
+
+    base = save_base(folder / "base")
+    unet = UNet2DConditionModel.from_pretrained(base / "unet", dtype=torch.float32)
+    encoder = CLIPTextModel.from_pretrained(base / "text_encoder")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        wide = UNet2DConditionModel.from_config({**unet.config, "in_channels": 9})
+        control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 4, 8))
+        for parameter in control.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+        words = {word: torch.randn(4, 32) for word in ("P_ctxt", "P_shape", "P_obj")}
+    wide.save_pretrained(folder / "sd_inpainting" / "unet")
+    control.save_pretrained(folder / "controlnet")
+    make_branch(unet).save_pretrained(folder / "brushnet")
+    make_branch(unet).save_pretrained(folder / "brushedit" / "brushnetX")
+
+    inner = "text_model.embeddings.token_embedding"
+    state = {
+        key if key.startswith("text_model.") else f"text_model.{key}": v for key, v in encoder.state_dict().items()
+    }
+    state[f"{inner}.wrapped.weight"] = state.pop(f"{inner}.weight")
+    state |= {f"{inner}.trainable_embeddings.{word}": rows for word, rows in words.items()}
+    for place in ("powerpaint/unet", "powerpaint/text_encoder", "powerpaint_v2/PowerPaint_Brushnet"):
+        (folder / place).mkdir(parents=True)
+    wide.save_config(folder / "powerpaint" / "unet")
+    save_file(wide.state_dict(), folder / "powerpaint" / "unet" / "unet.safetensors")
+    save_file(state, folder / "powerpaint" / "text_encoder" / "text_encoder.safetensors")
+    make_branch(unet, cross_attention=True).save_pretrained(folder / "powerpaint_v2" / "PowerPaint_Brushnet")
+    torch.save(state, folder / "powerpaint_v2" / "PowerPaint_Brushnet" / "pytorch_model.bin")
+    return folder
