@@ -22,7 +22,7 @@ from brushbench.types import JSON
 from brushbench.weights import sha256_file
 from brushnet import StableDiffusionBrushNetPipeline, StableDiffusionXLBrushNetPipeline
 from brushnet.checkpoints import load_brushnet
-from brushnet.denoising import Window
+from brushnet.guidance import Window
 
 __all__ = ["BrushNet", "describe_branch", "find_checkpoint"]
 

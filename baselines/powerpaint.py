@@ -47,7 +47,8 @@ from baselines.sd_inpainting import condition, denoise, nine_channels
 from brushbench.errors import UsageError, WeightsError
 from brushbench.types import JSON
 from brushnet import BrushNetModel, encode_conditioning, inject
-from brushnet.checkpoints import PUBLISHED_CONFIGS, check_keys
+from brushnet.checkpoints import PUBLISHED_CONFIGS
+from brushnet.checks import check_keys
 
 __all__ = [
     "PowerPaint",

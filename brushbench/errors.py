@@ -22,6 +22,7 @@ A message says what was got, what was expected and what to do next.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "UnusableError",
     "UsageError",
     "WeightsError",
+    "printable",
+    "reason_of",
 ]
 
 
@@ -132,3 +135,16 @@ class ConfigMismatchError(RunError):
 
 class RunLockedError(RunError):
     """Another process works on the same shard of the same run."""
+
+
+def printable(text: str, most: int = 300) -> str:
+    """Return a text as one line of a record: no line breaks, control characters, lone surrogates or addresses."""
+    line = " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", text[: 4 * most]).split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what went wrong as one line that is the same in every run: the kind of error and its message."""
+    text = str(error)
+    return printable(f"{type(error).__name__}: {text}" if text else type(error).__name__)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from brushbench import assets
-from brushbench.errors import BrushbenchError, MissingWeightsError, WeightsError
+from brushbench.errors import BrushbenchError, MissingWeightsError, WeightsError, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,15 @@ __all__ = [
 ]
 
 GENERIC_NAME = "weights.safetensors"  # a folder's state dict in the original keys
+SAFETENSORS_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "BOOL": "bool",
+}
 SIDECARS = ("config.json", "open_clip_config.json", "med_config.json", "vocab.txt")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -233,7 +242,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not readable JSON: {error}. Fetch the file again.") from error
     if not isinstance(value, dict):
         raise WeightsError(f"{path} holds a {type(value).__name__}, expected a JSON object.")
@@ -251,15 +260,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        is_safe = path.suffix == ".safetensors"
+        loaded = (
+            load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        )
     except (SafetensorError, OSError, EOFError, KeyError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read ({error}). Fetch the file again.") from error
     except Exception as error:  # torch raises RuntimeError and pickle.UnpicklingError of several origins
         raise WeightsError(
             f"{path} is damaged, or holds more than tensors and is not read because it could run code "
-            f"({str(error).splitlines()[0]}). Expected safetensors or a plain state dict."
+            f"({reason_of(error)}). Expected safetensors or a plain state dict."
         ) from error
     return _state_dict(loaded, path)
 
@@ -276,7 +286,38 @@ def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise WeightsError(f"{path} holds a {type(loaded).__name__}, expected a state dict: names to tensors.")
-    return {str(name): value for name, value in loaded.items()}
+    return _plain_tensors({str(name): value for name, value in loaded.items()}, path)
+
+
+def _plain_tensors(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Refuse tensors that are no plain numbers: they would be cast, or fail somewhere in the model."""
+    import torch
+
+    for name, tensor in tensors.items():
+        kind = ""
+        if tensor.is_meta:
+            kind = "without values (on the meta device)"
+        elif tensor.is_quantized or tensor.layout != torch.strided or tensor.is_nested:
+            kind = "quantised" if tensor.is_quantized else "sparse or nested"
+        elif tensor.dtype in _strange_dtypes():
+            kind = str(tensor.dtype).removeprefix("torch.")
+        elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            kind = f"{tuple(tensor.shape)} over a storage of {tensor.untyped_storage().nbytes()} bytes"
+        if kind:
+            raise WeightsError(
+                f"{path}: {name} is {kind}, expected a dense tensor of float32, float16 or bfloat16. "
+                "Fetch the original weights, or convert them."
+            )
+    return tensors
+
+
+@functools.cache
+def _strange_dtypes() -> frozenset[torch.dtype]:
+    """Return every dtype but floats of 16 to 64 bits, and the whole numbers and booleans of counters."""
+    import torch
+
+    known = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.bool}
+    return frozenset(value for value in vars(torch).values() if isinstance(value, torch.dtype)) - known
 
 
 def read_shapes(path: Path) -> dict[str, Tensor]:
@@ -292,10 +333,20 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
         return {name: tensor.to("meta") for name, tensor in read_tensors(path).items()}
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  not a dict
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            facts = {name: (found.get_shape(), found.get_dtype()) for name, found in slices.items()}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} cannot be read ({error}). Fetch the file again.") from error
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    for name, (_, kind) in facts.items():
+        if kind not in SAFETENSORS_DTYPES:
+            raise WeightsError(
+                f"{path}: {name} is {kind}, expected a dense tensor of float32, float16 or bfloat16. "
+                "Fetch the original weights, or convert them."
+            )
+    return {
+        name: torch.empty(shape, device="meta", dtype=getattr(torch, SAFETENSORS_DTYPES[kind]))
+        for name, (shape, kind) in facts.items()
+    }
 
 
 # Checking and loading -------------------------------------------------------------------------------------------------
@@ -347,10 +398,12 @@ def assemble(
             continue
         if made[name].shape != target.shape:
             misfits.append(f"{keys[0]} {tuple(made[name].shape)} instead of {tuple(target.shape)}")
+        elif target.is_floating_point() and not made[name].is_floating_point():
+            misfits.append(f"{keys[0]} {made[name].dtype} instead of a float")
     unexpected = [key for key in found if key not in used and not spare(key)]
     problems = [
         f"{len(names)} {kind} ({_some(names)})"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misfits))
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape or type", misfits))
         if names
     ]
     if problems:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
+
+from brushnet.checks import check_keys, check_weights, not_ours
+from brushnet.model import BrushNetModel
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
-    from brushnet.model import BrushNetModel
-
-__all__ = ["PUBLISHED_CONFIGS", "check_keys", "check_weights", "load_brushnet", "not_ours"]
+__all__ = ["PUBLISHED_CONFIGS", "load_brushnet"]
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
@@ -79,8 +80,6 @@ def load_brushnet(
         OSError: nothing there, or not readable.
         ValueError: keys or shapes other than the branch's, or NaN or infinity in the weights.
     """
-    from brushnet.model import BrushNetModel
-
     path = Path(source).expanduser()
     if path.is_dir():
         path, variant = _look_into(path / (subfolder or ""), variant)
@@ -105,55 +104,6 @@ def load_brushnet(
     return model
 
 
-def check_keys(
-    what: str,
-    missing: Collection[str],
-    unexpected: Collection[str],
-    mismatched: Collection[str] = (),
-) -> None:
-    """Refuse weights that are not the branch's, all of it and nothing else.
-
-    Args:
-        what: the checkpoint, for the message.
-        missing: keys that the branch has and the checkpoint lacks.
-        unexpected: keys that only the checkpoint has.
-        mismatched: keys whose shapes differ.
-
-    Raises:
-        ValueError: any of them is not empty.
-    """
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
-    found = [
-        f"{len(keys)} {kind} ({min(keys)}{', …' if len(keys) > 1 else ''})" for kind, keys in kinds.items() if keys
-    ]
-    if found:
-        raise not_ours(what, "; ".join(found))
-
-
-def not_ours(what: str, problem: str) -> ValueError:
-    """Return the error for a checkpoint ``what`` that holds something else, as the ``problem`` shows."""
-    return ValueError(
-        f"{what} does not hold the weights of this BrushNet branch: {problem}. "
-        "Is it a ControlNet, a U-Net, or a branch of another base model?"
-    )
-
-
-def check_weights(brushnet: nn.Module, what: str = "The BrushNet branch") -> None:
-    """Refuse NaN and infinity, which would silently turn every picture black.
-
-    Args:
-        brushnet: any module; parameters on the meta device (offloaded) are passed over.
-        what: its name, for the message.
-
-    Raises:
-        ValueError: a parameter is not finite; the message names the first.
-    """
-    for name, parameter in brushnet.named_parameters():
-        # A sum is finite only if its terms are, and reads the weights once.
-        if not parameter.is_meta and not torch.isfinite(parameter.detach().sum(dtype=torch.float32)):
-            raise ValueError(f"{what} holds NaN or infinity in {name}: the file is damaged; download it again.")
-
-
 def _look_into(folder: Path, variant: str | None) -> tuple[Path, str | None]:
     """Return the folder that holds the branch (or its only file), and the variant of its files."""
     stem = "diffusion_pytorch_model"
@@ -175,8 +125,6 @@ def _look_into(folder: Path, variant: str | None) -> tuple[Path, str | None]:
 
 def _load_file(path: Path, dtype: torch.dtype) -> BrushNetModel:
     """Load one file of weights with the configuration that lies beside it, or a published one."""
-    from brushnet.model import BrushNetModel
-
     weights = _read(path)
     beside = path.parent / "config.json"
     config = json.loads(beside.read_text()) if beside.is_file() else {}

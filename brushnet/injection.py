@@ -1,4 +1,4 @@
-"""Residuals into an unmodified stock U-Net, by forward hooks; and the function that runs the branch for a guided step.
+"""Residuals into an unmodified stock U-Net, by forward hooks.
 
 Where they enter (BrushNet, fig. 3; published ``unet_2d_condition.py`` and ``unet_2d_blocks.py``, commit 0f9d9e5):
 
@@ -9,35 +9,34 @@ Where they enter (BrushNet, fig. 3; published ``unet_2d_condition.py`` and ``une
 
 from __future__ import annotations
 
-import math
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
-import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from brushnet.model import DOWN_BLOCKS, UP_BLOCKS, BrushNetModel, BrushNetOutput
+from brushnet.model import DOWN_BLOCKS, UP_BLOCKS, BrushNetOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Slot", "check_scale", "guided_residuals", "inject"]
+__all__ = ["Slot", "inject", "open_slot"]
 
 Residuals: TypeAlias = "BrushNetOutput | tuple[Sequence[Tensor], Tensor, Sequence[Tensor]]"
 
 
 class Slot:
-    """What one injection adds. Empty at first: an empty slot leaves the U-Net as it is."""
+    """What one injection adds, in the thread that opened it. An empty slot leaves the U-Net as it is."""
 
-    def __init__(self, counts: tuple[int, int]) -> None:
-        """Take the ``counts`` of the U-Net's places on the way down and on the way up."""
-        self._counts = counts
+    def __init__(self, installation: _Installation, claims_unet: bool | None) -> None:
+        """Belong to an ``installation`` and to this thread; see :func:`open_slot`."""
+        self._installation = installation
+        self._claims_unet = claims_unet
         self.residuals: tuple[Tensor, ...] | None = None
 
     def set(self, output: Residuals | None) -> None:
@@ -53,12 +52,30 @@ class Slot:
             self.residuals = None
             return
         down, mid, up = output.to_tuple() if isinstance(output, BrushNetOutput) else output
-        if (len(down), len(up)) != self._counts:
+        counts = self._installation.counts
+        if (len(down), len(up)) != counts:
             raise ValueError(
                 f"Got {len(down)} residuals for the way down and {len(up)} for the way up; this U-Net takes "
-                f"{self._counts[0]} and {self._counts[1]}. Is the branch made for another base model?"
+                f"{counts[0]} and {counts[1]}. Is the branch made for another base model?"
             )
         self.residuals = (*down, mid, *up)
+
+    @property
+    def is_mine(self) -> bool:
+        """Was the slot opened by the thread that asks?"""
+        return self in self._installation.mine.slots
+
+    @property
+    def claims_unet(self) -> bool:
+        """May a thread without a slot of its own not call the U-Net now?"""
+        return self.residuals is not None if self._claims_unet is None else self._claims_unet
+
+
+class _OfThread(threading.local):
+    """The slots that the current thread opened; every thread sees its own list."""
+
+    def __init__(self) -> None:
+        self.slots: list[Slot] = []
 
 
 @dataclass
@@ -66,12 +83,19 @@ class _Installation:
     """The hooks of one U-Net, shared by all injections into it."""
 
     counts: tuple[int, int]
-    slots: list[Slot] = field(default_factory=list)
+    all_slots: list[Slot] = field(default_factory=list)
+    mine: _OfThread = field(default_factory=_OfThread)
     handles: list[RemovableHandle] = field(default_factory=list)
 
     def add(self, hidden: Tensor, place: int) -> Tensor:
-        """Return ``hidden`` plus what every filled slot holds for this ``place``."""
-        for slot in self.slots:
+        """Return ``hidden`` plus what every filled slot of this thread holds for this ``place``."""
+        slots = self.mine.slots
+        if not slots and any(slot.claims_unet for slot in self.all_slots):
+            raise RuntimeError(
+                "Another thread injects BrushNet's residuals into this U-Net, and this thread has no injection of its "
+                "own. Open attach or inject in the thread that calls the U-Net, or give each thread its own U-Net."
+            )
+        for slot in slots:
             if slot.residuals is not None:
                 residual = slot.residuals[place]
                 if residual.shape != hidden.shape and residual.shape != (*hidden.shape[:2], 1, 1):
@@ -84,6 +108,7 @@ class _Installation:
 
 
 _INSTALLED: WeakKeyDictionary[nn.Module, _Installation] = WeakKeyDictionary()
+_INSTALLING = threading.Lock()
 
 
 @contextmanager
@@ -101,7 +126,8 @@ def inject(unet: UNet2DConditionModel, output: Residuals | None = None) -> Itera
                 ...
 
     One output may serve several calls and several injections, and nested injections add. On exit, also by an exception,
-    the hooks are gone. Residuals are cast to the dtype and device of the features they join.
+    the hooks are gone. Residuals are cast to the dtype and device of the features they join. They are added in the
+    thread that opened the injection; threads may share a U-Net if each opens its own.
 
     ``torch.compile`` does not see hooks that come after it. Compile inside an injection; injections nested in that one,
     such as the pipelines' own, need no new hooks::
@@ -120,21 +146,50 @@ def inject(unet: UNet2DConditionModel, output: Residuals | None = None) -> Itera
     Raises:
         TypeError: not a ``UNet2DConditionModel``.
         ValueError: other blocks, or residuals of another number or shape.
-        RuntimeError: the U-Net was compiled before.
+        RuntimeError: the U-Net was compiled before; in a call of the U-Net, another thread calls it, which opened no
+            injection.
     """
-    base = getattr(unet, "_orig_mod", unet)
-    installation = _INSTALLED[base] if base in _INSTALLED else _install(unet, base)
-    slot = Slot(installation.counts)
-    installation.slots.append(slot)
-    try:
+    with open_slot(unet, claims_unet=None) as slot:
         slot.set(output)
         yield slot
+
+
+@contextmanager
+def open_slot(unet: UNet2DConditionModel, claims_unet: bool | None) -> Iterator[Slot]:
+    """Open a slot as :func:`inject` does, and say what calls of the U-Net by other threads mean.
+
+    Residuals are added in the thread that opened their slot. A thread with slots of its own uses those. For a thread
+    without, it is not known whether it wants the residuals: a refusal, unless the slot's owner alone uses it.
+
+    Args:
+        unet: see :func:`inject`.
+        claims_unet: True refuses calls by threads without a slot while this one is open; None, while it is filled;
+            False leaves such calls as they are.
+
+    Yields:
+        The slot, empty.
+
+    Raises:
+        TypeError: as :func:`inject`.
+        ValueError: as :func:`inject`.
+        RuntimeError: as :func:`inject`.
+    """
+    base = getattr(unet, "_orig_mod", unet)
+    with _INSTALLING:
+        installation = _INSTALLED[base] if base in _INSTALLED else _install(unet, base)
+        slot, mine = Slot(installation, claims_unet), installation.mine.slots
+        installation.all_slots.append(slot)
+    mine.append(slot)
+    try:
+        yield slot
     finally:
-        installation.slots.remove(slot)
-        if not installation.slots:  # the last one out
-            del _INSTALLED[base]
-            for handle in installation.handles:
-                handle.remove()
+        mine.remove(slot)
+        with _INSTALLING:
+            installation.all_slots.remove(slot)
+            if not installation.all_slots:  # the last one out
+                del _INSTALLED[base]
+                for handle in installation.handles:
+                    handle.remove()
 
 
 def _install(unet: nn.Module, base: nn.Module) -> _Installation:
@@ -198,118 +253,3 @@ def _refuse_compiled(*modules: nn.Module) -> None:
             "The U-Net was compiled before the injection, so its hooks would be ignored. Compile it inside one: "
             "with inject(unet): compiled = torch.compile(unet); …"
         )
-
-
-def guided_residuals(
-    brushnet: BrushNetModel,
-    sample: Tensor,
-    timestep: Tensor | float,
-    brushnet_cond: Tensor,
-    *,
-    guided: bool,
-    encoder_hidden_states: Tensor | None = None,
-    conditioning_scale: float = 1.0,
-    added_cond_kwargs: Mapping[str, Tensor] | None = None,
-    guess_mode: bool = False,
-) -> BrushNetOutput | None:
-    """Run the branch for one step and return residuals for the whole of the U-Net's batch.
-
-    Under classifier-free guidance that batch is [unconditional, conditional]. Where both halves of everything the
-    branch reads are equal, so are its residuals, bit for bit (measured on the published code): the branch runs once, on
-    one half. This is always so for SD 1.5 with common conditioning latents, and for SDXL only with equal pooled
-    embeddings and sizes. In guess mode it runs on the conditional half alone, and the unconditional half gets zeros,
-    as published.
-
-    Args:
-        brushnet: the branch; a compiled one will do.
-        sample: (2B, 4, h, w) if ``guided``, else (B, 4, h, w): the U-Net's own input, after ``scale_model_input``.
-        timestep: a number, or a tensor of shape () or with one number a row.
-        brushnet_cond: (B or 2B, 5, h, w); B rows serve both halves. See :meth:`BrushNetModel.forward`.
-        guided: is the U-Net's batch [unconditional, conditional]?
-        encoder_hidden_states: (B or 2B, tokens, width), for a branch with cross-attention; else no effect.
-        conditioning_scale: factor of the residuals; with 0 the branch does not run, which changes nothing exactly.
-        added_cond_kwargs: SDXL: ``text_embeds`` and ``time_ids`` with B or 2B rows.
-        guess_mode: see :meth:`BrushNetModel.forward`.
-
-    Returns:
-        Residuals with as many rows as ``sample``, ready for :meth:`Slot.set`; None if the scale is 0.
-
-    Raises:
-        TypeError: a scale that is not one finite number.
-        ValueError: inputs whose rows fit neither B nor 2B.
-    """
-    check_scale(conditioning_scale)
-    if conditioning_scale == 0:
-        return None
-
-    reads = _reads(brushnet, sample, timestep, brushnet_cond, encoder_hidden_states, added_cond_kwargs)
-
-    # One half, both halves at once, or the conditional half alone.
-    once = guided and (guess_mode or _halves_agree(reads))
-    rows = len(sample) // 2 if once else len(sample)
-    reads = {name: _rows(name, tensor, rows, len(sample), guided) for name, tensor in reads.items()}
-    added = {name: reads.pop(name) for name in ("text_embeds", "time_ids") if name in reads}
-    residuals = brushnet(
-        **{"timestep": timestep, **reads},
-        conditioning_scale=float(conditioning_scale),
-        added_cond_kwargs=added or None,
-        guess_mode=guess_mode,
-        return_dict=False,  # accelerate's offloading hooks rebuild outputs, and can rebuild tuples only
-    )
-    output = BrushNetOutput(*residuals)
-    if not once:
-        return output
-    return _map(output, lambda half: torch.cat([torch.zeros_like(half) if guess_mode else half, half]))
-
-
-def check_scale(scale: object) -> None:
-    """Refuse a scale that is not one finite number.
-
-    Raises:
-        TypeError: it is not.
-    """
-    if not isinstance(scale, Real) or not math.isfinite(scale):
-        raise TypeError(f"conditioning_scale must be one finite number; got {scale!r}.")
-
-
-def _reads(
-    brushnet: BrushNetModel,
-    sample: Tensor,
-    timestep: Tensor | float,
-    brushnet_cond: Tensor,
-    text: Tensor | None,
-    added: Mapping[str, Tensor] | None,
-) -> dict[str, Tensor]:
-    """Return everything the branch reads that has a row for each picture, by its name in ``forward``."""
-    reads = {"sample": sample.to(brushnet.dtype), "brushnet_cond": brushnet_cond.to(sample.device, brushnet.dtype)}
-    if isinstance(timestep, Tensor) and timestep.numel() > 1:
-        reads["timestep"] = timestep
-    if brushnet.uses_text and text is not None:
-        reads["encoder_hidden_states"] = text.to(sample.device, brushnet.dtype)
-    if brushnet.config.addition_embed_type is not None and added is not None:
-        reads.update({name: added[name] for name in ("text_embeds", "time_ids") if name in added})
-    return reads
-
-
-def _halves_agree(reads: Mapping[str, Tensor]) -> bool:
-    """Are the first and the second half of every tensor equal? One with B rows serves both halves and always agrees."""
-    rows = len(reads["sample"])
-    return all(torch.equal(*tensor.chunk(2)) for tensor in reads.values() if len(tensor) == rows)
-
-
-def _rows(name: str, tensor: Tensor, rows: int, batch: int, guided: bool) -> Tensor:
-    """Return the last ``rows`` rows of ``tensor``, which has ``batch`` of them, or half as many that serve twice."""
-    if guided and 2 * len(tensor) == batch:
-        tensor = torch.cat([tensor, tensor]) if rows == batch else tensor
-    elif len(tensor) != batch:
-        choices = f"{batch} or {batch // 2}" if guided else str(batch)
-        raise ValueError(f"{name} has {len(tensor)} rows; the U-Net's batch of {batch} asks for {choices}.")
-    return tensor[-rows:]
-
-
-def _map(output: BrushNetOutput, change: Callable[[Tensor], Tensor]) -> BrushNetOutput:
-    return BrushNetOutput(
-        down_block_res_samples=tuple(map(change, output.down_block_res_samples)),
-        mid_block_res_sample=change(output.mid_block_res_sample),
-        up_block_res_samples=tuple(map(change, output.up_block_res_samples)),
-    )

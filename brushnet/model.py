@@ -34,7 +34,7 @@ from diffusers.models.unets.unet_2d_blocks import (
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from brushnet.checkpoints import check_keys, check_weights, not_ours
+from brushnet.checks import check_keys, check_weights, not_ours
 
 __all__ = ["BrushNetModel", "BrushNetOutput"]
 

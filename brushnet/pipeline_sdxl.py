@@ -15,8 +15,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from brushnet.denoising import BranchOptions, BrushNetPipelineMixin
 from brushnet.model import BrushNetModel
+from brushnet.preparation import BranchOptions, BrushNetPipelineMixin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brushnet.checks import check_fit
 from brushnet.conditioning import draw_noise, vae_factor
-from brushnet.denoising import check_fit
 from brushnet.injection import inject
 from brushnet.model import BrushNetModel, BrushNetOutput
 

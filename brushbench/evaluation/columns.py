@@ -7,10 +7,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from brushbench import registry
-from brushbench.errors import MissingWeightsError, UsageError
+from brushbench.errors import MissingWeightsError, UsageError, reason_of
 from brushbench.evaluation.loading import load_metric
 from brushbench.metrics.base import CAPTION_CUT
 from brushbench.metrics.plugins import metric_class
@@ -39,7 +42,14 @@ class Column:
     @functools.cached_property
     def description(self) -> dict[str, JSON]:
         """The metric's settings and weight hashes: scores under another description are not of this column."""
-        described: dict[str, JSON] = json.loads(json.dumps(dict(self.metric.describe()), sort_keys=True))
+        described: dict[str, JSON] = {}
+        try:
+            for key, value in dict(self.metric.describe()).items():
+                described[str(key)] = json.loads(json.dumps(value, sort_keys=True, default=_plain))
+        except Exception as error:  # a class of one's own may raise anything
+            raise UsageError(
+                f"describe() of metric {self.metric.name!r} is no dict of texts and numbers: {reason_of(error)}."
+            ) from error
         return described
 
     @functools.cached_property
@@ -107,17 +117,31 @@ def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], 
     pairs = choose_columns(scoring.metrics)
     if scoring.metrics == "auto":
         pairs = [pair for pair in pairs if _suits(pair[0], benchmark)]
-    columns: list[Column] = []
+    columns: dict[str, Column] = {}
     unavailable: dict[str, str] = {}
     for name, protocol in pairs:
         weights = scoring.weights.get(name) or _own_weights(name, benchmark)
         try:
-            columns.append(Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype)))
+            column = Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype))
         except MissingWeightsError as error:
             if name in scoring.weights:  # asked for by name: not to be passed over
                 raise
             unavailable[f"{name}@{protocol}"] = str(error)
-    return columns, unavailable
+            continue
+        if column.name in columns:
+            raise UsageError(f"Two metrics fill the column {column.name!r}. Change the `name` of one, or leave it out.")
+        columns[column.name] = column
+    return list(columns.values()), unavailable
+
+
+def _plain(value: object) -> JSON:
+    """Return a path or a NumPy value of a description as JSON."""
+    if isinstance(value, np.generic | np.ndarray):
+        plain: JSON = value.tolist()
+        return plain
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def choose_columns(metrics: str | Sequence[str]) -> list[tuple[str, str]]:

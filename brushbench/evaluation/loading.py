@@ -11,9 +11,9 @@ from typing import Any
 from brushbench import registry
 from brushbench.benchmarks import layout_of
 from brushbench.errors import DataError, UnknownNameError, UsageError
-from brushbench.metrics.plugins import metric_class
+from brushbench.metrics.plugins import load_metric
 from brushbench.registry import Spec, parse_spec
-from brushbench.types import Benchmark, Inpainter, Metric
+from brushbench.types import Benchmark, Inpainter
 
 __all__ = ["load_benchmark", "load_inpainter", "load_metric"]
 
@@ -72,32 +72,3 @@ def load_inpainter(spec: str, device: str = "auto", dtype: str = "auto") -> Inpa
     """
     inpainter: Inpainter = registry.build("model", parse_spec(spec), {"device": device, "dtype": dtype})
     return inpainter
-
-
-def load_metric(
-    name: str,
-    protocol: str = "standard",
-    weights: str | Path | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-) -> Metric:
-    """Load a metric.
-
-    Args:
-        name: a registered name, ``module:Class`` or ``file.py:Class``.
-        protocol: ``standard`` or ``brushnet-paper``, where the metric has it.
-        weights: hub id, file or folder, for metrics that need weights; ``None`` looks in the usual places.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` …
-        dtype: ``float32``, ``float16`` or ``bfloat16``.
-
-    Raises:
-        UnknownNameError: no such metric.
-        UsageError: the metric does not have that protocol.
-        MissingWeightsError: its weights are not here; says how to get them.
-    """
-    cls = metric_class(name)
-    known = registry.option_names(cls)
-    given = {"protocol": protocol, "weights": weights, "device": device, "dtype": dtype}
-    if weights is not None and "weights" not in known:
-        raise UsageError(f"Metric {name!r} needs no weights. Leave weights= out.")
-    return cls(**{key: value for key, value in given.items() if key in known})

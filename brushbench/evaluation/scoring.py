@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 from brushbench import registry
 from brushbench.devices import check_device
 from brushbench.engines.shard import Shard
-from brushbench.errors import RunError, UnknownNameError, UsageError
+from brushbench.errors import DataError, RunError, UnknownNameError, UsageError, printable, reason_of
+from brushbench.evaluation.answers import ask
 from brushbench.evaluation.columns import Column, load_columns
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.features import Features
@@ -122,39 +122,78 @@ def _score_columns(
     parts = {column: column.part(variants) for column, variants in columns.items()}
     todo = [b for b in batches if any(not folder.part(part, b.number).is_file() for part in parts.values())]
     for batch in track(todo, f"{title}: score", lambda b: len(b.indexes)):
-        rows = folder.rows(batch.number)
-        samples = [benchmark[i] for i in batch.indexes]
-        pictures = [folder.picture(row) if row.state == "ok" else None for row in rows]
+        answered = [_Answered.read(folder, row, benchmark, i) for row, i in _rows_of(folder, batch)]
         made = {
-            v: [make_variant(v, p, s) for p, s in zip(pictures, samples, strict=True) if p is not None]
-            for v in dict.fromkeys(v for variants in columns.values() for v in variants)
+            variant: [one.made(variant) for one in answered]
+            for variant in dict.fromkeys(v for variants in columns.values() for v in variants)
         }
         for column, variants in columns.items():
             if not folder.part(parts[column], batch.number).is_file():
-                scored = [r for v in variants for r in _score_batch(column.metric, v, made[v], rows, samples, features)]
+                scored = [r for v in variants for r in _score_batch(column.metric, v, made[v], answered, features)]
                 folder.commit_scores(parts[column], batch.number, scored)
+
+
+def _rows_of(folder: RunFolder, batch: Batch) -> list[tuple[PictureRow, int]]:
+    return list(zip(folder.rows(batch.number), batch.indexes, strict=True))
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """One picture of a batch beside the sample that it answers, or why there is nothing to score."""
+
+    row: PictureRow
+    picture: Picture | Unscored
+    sample: Sample | Unscored
+
+    @classmethod
+    def read(cls, folder: RunFolder, row: PictureRow, benchmark: Benchmark, index: int) -> _Answered:
+        picture = folder.picture(row) if row.state == "ok" else Unscored(f"{row.state}: {row.reason}")
+        try:
+            sample = benchmark[index]
+            sample.image.setflags(write=False)
+            sample.hole.setflags(write=False)
+            return cls(row, picture, sample)
+        except DataError as error:  # found late: it costs this sample, not the run
+            return cls(row, picture, Unscored(f"the record cannot be read: {printable(str(error))}"))
+
+    def made(self, variant: str) -> Picture | Unscored:
+        """Return the picture under a variant."""
+        if isinstance(self.picture, Unscored):
+            return self.picture
+        if isinstance(self.sample, Unscored):
+            return self.sample
+        try:
+            picture = make_variant(variant, self.picture, self.sample)
+            picture.setflags(write=False)  # every metric gets the same array: none may change it for the next
+            return picture
+        except Exception as error:  # blending and encoding libraries raise kinds of their own
+            return Unscored(f"the variant {variant} could not be made: {reason_of(error)}")
 
 
 def _score_batch(
     metric: Metric,
     variant: str,
-    pictures: Sequence[Picture],
-    rows: Sequence[PictureRow],
-    samples: Sequence[Sample],
+    made: Sequence[Picture | Unscored],
+    answered: Sequence[_Answered],
     features: Features,
 ) -> list[ScoreRow]:
-    good = [sample for row, sample in zip(rows, samples, strict=True) if row.state == "ok"]
-    values = iter(metric(pictures, good, features)) if good else iter(())
+    pictures, samples, places = [], [], []
+    for place, (picture, one) in enumerate(zip(made, answered, strict=True)):
+        if not isinstance(picture, Unscored) and not isinstance(one.sample, Unscored):
+            pictures.append(picture)
+            samples.append(one.sample)
+            places.append(place)
+    scores: dict[int, Score] = {i: picture for i, picture in enumerate(made) if isinstance(picture, Unscored)}
+    scores.update(zip(places, ask(metric, pictures, samples, features), strict=True))
     result = []
-    for row, sample in zip(rows, samples, strict=True):
-        value: Score = next(values) if row.state == "ok" else Unscored(f"{row.state}: {row.reason}")
-        if isinstance(value, float) and math.isnan(value):
-            value = Unscored("the metric returned NaN")
+    for place, one in enumerate(answered):
+        value = scores[place]
         number, reason = (None, value.reason) if isinstance(value, Unscored) else (float(value), "")
         if isinstance(value, Scored):
             reason = value.remark
-        prompt_variant = sample.meta.get("prompt_variant", "caption")
-        key = (sample.id, sample.split, prompt_variant, row.repeat, variant, metric.name, metric.protocol)
+        meta = {} if isinstance(one.sample, Unscored) else one.sample.meta
+        prompt_variant = meta.get("prompt_variant", "caption")
+        key = (one.row.sample, one.row.split, prompt_variant, one.row.repeat, variant, metric.name, metric.protocol)
         result.append(ScoreRow(*key, number, reason))
     return result
 

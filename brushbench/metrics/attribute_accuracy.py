@@ -196,8 +196,8 @@ def load_classifier(folder: Path) -> AttributeClassifier:
     if config.get("colours") != list(COLOUR_CLASSES) or config.get("shapes") != list(SHAPE_CLASSES):
         raise WeightsError(f"{folder} holds a classifier of other colours or shapes. Train it anew.")
     width = config.get("width")
-    if not isinstance(width, int):
-        raise WeightsError(f"{folder / 'config.json'} names no width. Train the classifier anew.")
+    if type(width) is not int or width % 4 or not 4 <= width <= 1024:
+        raise WeightsError(f"{folder / 'config.json'}: width is {width!r}, expected a multiple of 4. Train it anew.")
     model = AttributeClassifier(width)
     tensors = {name: tensor.float() for name, tensor in read_tensors(folder / "model.safetensors").items()}
     try:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brushbench.devices import DTYPES, choose_device, choose_dtype
-from brushbench.errors import UnknownNameError, UsageError, WeightsError
-from brushbench.types import JSON, Metric, Picture, Sample, Score, Scored, Unscored
+from brushbench.errors import UnknownNameError, UnusableError, UsageError, WeightsError
+from brushbench.types import JSON, Metric, Picture, Sample, Score, Scored, Unscored, as_picture
 from brushbench.weights import Needs, WeightFile, resolve
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 CAPTION_CUT = "the caption is longer than the model reads and was cut"  # a remark beside a score
+MOST_NARROW = 1000  # longer side over the shorter one: resizing to 224 then takes 150 MB
 NOTHING_KEPT = Unscored("nothing kept: the hole is the whole picture")
 
 
@@ -85,12 +86,14 @@ class BaseMetric(Metric):
             One float, ``Scored`` or ``Unscored`` per picture, in order.
 
         Raises:
-            UsageError: the two lists differ in length.
+            UsageError: the two lists differ in length, or hold no samples.
         """
         if len(pictures) != len(samples):
             raise UsageError(
                 f"{self.name} got {len(pictures)} pictures and {len(samples)} samples, expected one sample per picture."
             )
+        if strange := [type(sample).__name__ for sample in samples if not isinstance(sample, Sample)]:
+            raise UsageError(f"{self.name} got a {strange[0]} as sample, expected a brushbench.Sample.")
         scores: list[Score] = []
         good: list[int] = []
         for index, (picture, sample) in enumerate(zip(pictures, samples, strict=True)):
@@ -104,23 +107,30 @@ class BaseMetric(Metric):
                 scores[i] = _checked(score)
         return scores
 
-    def _fault(self, picture: Picture, sample: Sample) -> Unscored | None:  # noqa: ARG002  overridden where the sample matters
-        """Return why a picture cannot be judged at all."""
-        if (
-            not isinstance(picture, np.ndarray)
-            or picture.dtype != np.uint8
-            or picture.ndim != 3
-            or picture.shape[2] != 3
-        ):
-            got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-            return Unscored(f"the picture is {got}, expected uint8 (H, W, 3)")
-        return Unscored("the picture is empty") if 0 in picture.shape else None
+    def _fault(self, picture: Picture, sample: Sample) -> Unscored | None:
+        """Return why a picture cannot be judged at all; a metric with more conditions asks this first."""
+        try:
+            as_picture(picture)
+        except UnusableError as error:
+            return Unscored(error.problem)
+        if self.reads_caption and not is_text(sample.prompt):
+            return Unscored("the caption holds half a character (a lone surrogate), which no model reads")
+        return None
 
     @abstractmethod
     def _score(
         self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None
     ) -> Sequence[Score]:
         """Score pictures that passed the checks."""
+
+
+def is_text(caption: str) -> bool:
+    """Whether a caption can be encoded: one that was cut inside an emoji cannot."""
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked(score: Score) -> Score:
@@ -211,6 +221,13 @@ class ModelMetric(BaseMetric):
     def describe(self) -> Mapping[str, JSON]:
         """Return settings and weight SHA-256: the column's identity."""
         return {**super().describe(), "dtype": self.dtype, "weights": self.weights.describe()}
+
+    def _fault(self, picture: Picture, sample: Sample) -> Unscored | None:
+        fault = super()._fault(picture, sample)
+        if fault is None and max(picture.shape[:2]) > MOST_NARROW * min(picture.shape[:2]):
+            height, width = picture.shape[:2]
+            return Unscored(f"the picture is {width}x{height}, too narrow to be resized for {self.needs[0].what}")
+        return fault
 
     def _features(self, features: Features | None) -> Features:
         """Return what was passed, or a store of the metric's own."""

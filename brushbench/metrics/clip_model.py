@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from brushbench.errors import WeightsError
+from brushbench.errors import WeightsError, printable, reason_of
 from brushbench.metrics.base import Needs, in_groups
+from brushbench.metrics.sizes import ClipConfig, checked
 from brushbench.weights import assemble, materialise, read_json, read_shapes, read_tensors, same_name
 
 if TYPE_CHECKING:
@@ -73,54 +74,69 @@ def find_config(weights: WeightFile, published: str = PUBLISHED) -> dict[str, An
     """
     wrapped = weights.beside("open_clip_config.json")
     if wrapped is not None:
-        return _checked(read_json(wrapped).get("model_cfg", {}), str(wrapped))
+        return _open_clip(read_json(wrapped).get("model_cfg", {}), str(wrapped))
     path = weights.beside("config.json")
     if path is not None:
         config = read_json(path)
-        return _translated(config, str(path)) if config.get("model_type") == "clip" else _checked(config, str(path))
+        return _translated(config, str(path)) if config.get("model_type") == "clip" else _open_clip(config, str(path))
     import open_clip
 
-    return _checked(open_clip.get_model_config(published), published)
+    return _open_clip(open_clip.get_model_config(published), published)
 
 
-def _checked(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _open_clip(config: object, source: str) -> dict[str, Any]:
+    """Check open_clip's model_cfg."""
     needed, known = {"embed_dim", "vision_cfg", "text_cfg"}, {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
-    if not needed <= set(config) or not set(config) <= known:
+    if not isinstance(config, Mapping) or not needed <= set(config) or not set(config) <= known:
+        got = f"the keys {sorted(map(str, config))}" if isinstance(config, Mapping) else f"a {type(config).__name__}"
         raise WeightsError(
-            f"{source} has the keys {sorted(config)}, expected open_clip's model_cfg ({', '.join(sorted(known))}) "
+            f"{source} has {got}, expected open_clip's model_cfg ({', '.join(sorted(known))}) "
             "or transformers' CLIPConfig."
         )
-    return dict(config)
+    sizes = checked(ClipConfig, config, source)
+    side, patch = sizes["vision_cfg"].get("image_size", 224), sizes["vision_cfg"]["patch_size"]
+    if patch > side:
+        raise WeightsError(f"{source}: patch_size {patch} is larger than image_size {side}. Give the original config.")
+    return sizes
 
 
 def _translated(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Translate transformers' CLIPConfig."""
     from transformers import CLIPConfig
 
-    whole = CLIPConfig.from_dict(dict(config))
-    vision, text = whole.vision_config, whole.text_config
-    if (vision.layer_norm_eps, text.layer_norm_eps) != (1e-5, 1e-5) or vision.hidden_act != text.hidden_act:
-        raise WeightsError(f"{source} asks for other normalisation or activations than CLIP has.")
-    return {
-        "embed_dim": whole.projection_dim,
-        "quick_gelu": vision.hidden_act == "quick_gelu",
-        "vision_cfg": {
-            "image_size": vision.image_size,
-            "layers": vision.num_hidden_layers,
-            "width": vision.hidden_size,
-            "head_width": vision.hidden_size // vision.num_attention_heads,
-            "mlp_ratio": vision.intermediate_size / vision.hidden_size,
-            "patch_size": vision.patch_size,
-        },
-        "text_cfg": {
-            "context_length": text.max_position_embeddings,
-            "vocab_size": text.vocab_size,
-            "width": text.hidden_size,
-            "heads": text.num_attention_heads,
-            "layers": text.num_hidden_layers,
-            "mlp_ratio": text.intermediate_size / text.hidden_size,
-        },
-    }
+    try:
+        whole = CLIPConfig.from_dict(dict(config))
+        vision, text = whole.vision_config, whole.text_config
+        activations = {vision.hidden_act, text.hidden_act}
+        if (vision.layer_norm_eps, text.layer_norm_eps) != (1e-5, 1e-5) or len(activations) != 1:
+            raise WeightsError(f"{source} asks for other normalisation or activations than CLIP has.")
+        translated = {
+            "embed_dim": whole.projection_dim,
+            "quick_gelu": vision.hidden_act == "quick_gelu",
+            "vision_cfg": {
+                "image_size": vision.image_size,
+                "layers": vision.num_hidden_layers,
+                "width": vision.hidden_size,
+                "head_width": vision.hidden_size // vision.num_attention_heads,
+                "mlp_ratio": vision.intermediate_size / vision.hidden_size,
+                "patch_size": vision.patch_size,
+            },
+            "text_cfg": {
+                "context_length": text.max_position_embeddings,
+                "vocab_size": text.vocab_size,
+                "width": text.hidden_size,
+                "heads": text.num_attention_heads,
+                "layers": text.num_hidden_layers,
+                "mlp_ratio": text.intermediate_size / text.hidden_size,
+            },
+        }
+    except WeightsError:
+        raise
+    except Exception as error:  # transformers checks types and values in ways of its own
+        raise WeightsError(f"{source} is no config of a CLIP: {reason_of(error)}. Give the original file.") from error
+    if not activations <= {"gelu", "quick_gelu"}:
+        raise WeightsError(f"{source}: hidden_act is {printable(str(activations))}, expected gelu or quick_gelu.")
+    return _open_clip(translated, source)
 
 
 def build_model(config: Mapping[str, Any]) -> Any:
@@ -141,7 +157,7 @@ def build_model(config: Mapping[str, Any]) -> Any:
             text_cfg=CLIPTextCfg(**config["text_cfg"]),
             quick_gelu=config.get("quick_gelu", False),
         )
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError) as error:
         raise WeightsError(
             f"The config of this CLIP cannot be built: {error}. Expected open_clip's model_cfg."
         ) from error
@@ -195,7 +211,13 @@ def transformers_name(name: str) -> Recipe:
 def _parameters(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """Check and rename a state dict in open_clip's or transformers' keys."""
     renamed = any(key.startswith(("vision_model.", "text_model.")) for key in found)
-    recipe: Callable[[str], Recipe] = transformers_name if renamed else same_name
+
+    def recipe(name: str) -> Recipe:
+        keys, make = transformers_name(name) if renamed else same_name(name)
+        if name == "logit_scale":  # some files hold it as a vector of one
+            return keys, lambda tensor: tensor.reshape(())
+        return keys, make
+
     return assemble(expected, found, recipe, what=what, spare=lambda key: SPARE.fullmatch(key) is not None)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from brushbench.metrics.base import CAPTION_CUT, ModelMetric, Needs, with_remarks
 from brushbench.metrics.clip_model import ClipBackbone, normalised, open_clip_ids, unit
+from brushbench.types import Unscored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,14 +67,27 @@ class _Hps(ModelMetric):
         scores = [float(cosine) for cosine in (images * texts).sum(axis=1)]
         return with_remarks(scores, (CAPTION_CUT if cut else "" for _, cut in captions))
 
+    def _fault(self, picture: Picture, sample: Sample) -> Unscored | None:
+        fault = super()._fault(picture, sample)
+        if fault is None and 0 in self._size(picture):
+            height, width = picture.shape[:2]
+            return Unscored(
+                f"the picture is {width}x{height}: of its shorter side nothing is left at {self._clip.side}"
+            )
+        return fault
+
+    def _size(self, picture: Picture) -> tuple[int, int]:
+        """Return height and width of the picture with its longest side brought to the model's."""
+        height, width = picture.shape[:2]
+        longest = max(height, width)
+        return round(height * self._clip.side / longest), round(width * self._clip.side / longest)
+
     def _pixels(self, picture: Picture) -> npt.NDArray[np.float32]:
         """Return what the model sees, float32 (3, S, S)."""
         import torch
 
         side = self._clip.side
-        height, width = picture.shape[:2]
-        longest = max(height, width)
-        size = (round(height * side / longest), round(width * side / longest))
+        size = self._size(picture)
         values = torch.from_numpy(picture.astype(np.float32) / np.float32(255)).permute(2, 0, 1)[None]
         resized = torch.nn.functional.interpolate(values, size, mode="bicubic", antialias=self.antialias)[0]
         square = np.zeros((3, side, side), dtype=np.float32)

@@ -11,6 +11,7 @@ from brushbench import assets
 from brushbench.errors import WeightsError
 from brushbench.metrics.base import CAPTION_CUT, ModelMetric, Needs, in_groups, with_remarks
 from brushbench.metrics.clip_model import cropped
+from brushbench.metrics.sizes import BlipText, BlipVision, checked
 from brushbench.weights import assemble, materialise, read_json, read_shapes, read_tensors, sha256_file
 
 if TYPE_CHECKING:
@@ -83,7 +84,10 @@ def find_config(weights: WeightFile) -> dict[str, dict[str, Any]]:
     if med is not None:
         given = read_json(med)
         text.update({name: given[name] for name in text if name in given})
-    return {"vision": vision, "text": text}
+    return {
+        "vision": {**vision, **checked(BlipVision, vision, str(config))},
+        "text": {**text, **checked(BlipText, text, str(med))},
+    }
 
 
 def build_model(config: Mapping[str, Mapping[str, Any]]) -> nn.Module:
@@ -131,7 +135,7 @@ def build_model(config: Mapping[str, Mapping[str, Any]]) -> nn.Module:
     try:
         vision_model = BlipVisionModel(vision_config)
         text_model = BlipTextModel(text_config, add_pooling_layer=False)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ArithmeticError) as error:
         raise WeightsError(f"This ImageReward cannot be built: {error}.") from error
     return nn.ModuleDict(
         {

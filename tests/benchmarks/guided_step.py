@@ -29,8 +29,9 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from brushnet import BrushNetModel, inject, injection
-from brushnet.injection import Slot, guided_residuals
+from brushnet import BrushNetModel, guidance, inject
+from brushnet.guidance import guided_residuals
+from brushnet.injection import Slot
 
 MAX_ARITHMETIC = 0.85  # of the same step with the branch run on both halves
 MAX_TIME = 0.87
@@ -74,7 +75,7 @@ def guided_step(
 @contextmanager
 def halves(agree: bool) -> Iterator[None]:
     """Tell the guided step whether the halves agree, instead of letting it compare them."""
-    with mock.patch.object(injection, "_halves_agree", return_value=agree):
+    with mock.patch.object(guidance, "_halves_agree", return_value=agree):
         yield
 
 

@@ -150,7 +150,7 @@ def test_data_preview_draws_a_row_a_picture(tmp_path: Path) -> None:
         (["eval", "-m", "telea", "--weights", "lpips"], "METRIC=PATH"),
         (["eval", "-m", "telea", "--name", "a", "--name", "b"], "2 --name for 1 --model"),
         (["eval", "-m", "telea", "--mdoel", "x"], "No such option"),
-        (["leaderboard", ".", "--format", "html"], "No format 'html'"),
+        (["leaderboard", ".", "--format", "htm"], "No format 'htm'"),
         (["leaderboard", ".", "--protocol", "paper"], "No protocol 'paper'"),
         (["list", "model"], "Did you mean 'models'?"),
         (["eval", "-m", "telea", "--name", ""], "--name '' cannot name a folder"),

@@ -239,3 +239,74 @@ def test_the_crop_score_sees_only_the_hole(folder):
     assert "64x32" in wrong.reason
     with pytest.raises(UsageError, match="It has standard"):
         ClipScoreCrop("brushnet-paper", folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"quick_gelu": "x"}, "quick_gelu"),
+        ({"quick_gelu": 1}, "quick_gelu"),
+        ({"embed_dim": 0}, "embed_dim"),
+        ({"embed_dim": "24"}, "embed_dim"),
+        ({"embed_dim": None}, "embed_dim"),
+        ({"vision_cfg": []}, "vision_cfg"),
+        ({"text_cfg": "tiny"}, "text_cfg"),
+        ({"vision_cfg.layers": 10**9}, r"vision_cfg\.layers"),
+        ({"vision_cfg.layers": [2, 2]}, r"vision_cfg\.layers"),
+        ({"vision_cfg.width": 0}, r"vision_cfg\.width"),
+        ({"vision_cfg.width": 10**12}, r"vision_cfg\.width"),
+        ({"vision_cfg.head_width": 64}, "cannot be built"),
+        ({"vision_cfg.patch_size": 57}, "larger than image_size"),
+        ({"vision_cfg.mlp_ratio": float("inf")}, r"vision_cfg\.mlp_ratio"),
+        ({"text_cfg.layers": True}, r"text_cfg\.layers"),
+        ({"text_cfg.heads": -1}, r"text_cfg\.heads"),
+        ({"text_cfg.heads": 7}, "cannot be built"),
+        ({"text_cfg.vocab_size": 10**10}, r"text_cfg\.vocab_size"),
+        ({"vision_cfg.timm_model_name": "vit"}, r"vision_cfg\.timm_model_name"),
+    ],
+)
+def test_a_hostile_config_is_refused_before_anything_is_built(folder, tmp_path, change, sentence):
+    config = json.loads((folder / "config.json").read_text())
+    for place, value in change.items():
+        *outer, name = place.split(".")
+        (config[outer[0]] if outer else config)[name] = value
+    (tmp_path / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=sentence):
+        ClipScore(weights=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vision_config": []},
+        {"vision_config": {"num_attention_heads": 0}},
+        {"vision_config": {"num_hidden_layers": 10**9}},
+        {"vision_config": {"hidden_size": "wide"}},
+        {"text_config": {"hidden_size": 0}},
+        {"projection_dim": -1},
+        {"vision_config": {"hidden_act": "relu"}, "text_config": {"hidden_act": "relu"}},
+    ],
+)
+def test_a_hostile_config_of_transformers_is_refused(stock, tmp_path, change):
+    _, target = stock
+    config = json.loads((target / "config.json").read_text())
+    for name, value in change.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) else value
+    (tmp_path / "model.safetensors").write_bytes((target / "model.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"config\.json"):
+        ClipScore(weights=tmp_path)
+
+
+def test_a_logit_scale_of_shape_1_was_refused(folder, stock, tmp_path):
+    [picture] = random_pictures(24, (64, 64))
+    for source, name in ((folder, "weights.safetensors"), (stock[1], "model.safetensors")):
+        state = load_file(source / name)
+        save_file({**state, "logit_scale": state["logit_scale"].reshape(1)}, tmp_path / name)
+        (tmp_path / "config.json").write_text((source / "config.json").read_text())
+        changed = ClipScore(weights=tmp_path / name)([picture], [make_sample(picture)])
+        assert changed == ClipScore(weights=source)([picture], [make_sample(picture)])
+        save_file({**state, "logit_scale": torch.zeros(2)}, tmp_path / name)
+        with pytest.raises(WeightsError, match="logit_scale"):
+            ClipScore(weights=tmp_path / name)

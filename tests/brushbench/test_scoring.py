@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 import brushbench
+from brushbench import registry
+from brushbench.errors import BadRecordError, UsageError
 from brushbench.evaluation import Scoring, rescore
 from brushbench.metrics.base import BaseMetric, at_reference_size
 from brushbench.metrics.mse import MSE
+from brushbench.metrics.plugins import metric_class
 from brushbench.metrics.psnr import PSNR
 from brushbench.types import Capabilities, Sample, Unscored
 
@@ -209,3 +212,183 @@ def test_the_header_of_a_plug_in_tells_what_a_table_shows(shapes, tmp_path):
     expected = {"unit": "m", "higher_is_better": False, "region": "hole", "display": ["x10²", 100.0], "caveat": "a toy"}
     assert {key: header[key] for key in expected} == expected
     assert set(run.scores["value"]) == {0.5}  # stored unscaled
+
+
+# What a metric of one's own may answer --------------------------------------------------------------------------------
+
+STRANGE = {
+    "one too few": "v[1:]",
+    "one too many": "v + [99.0]",
+    "endless": "itertools.count()",
+    "None": "None",
+    "None for one": "[None, *v[1:]]",
+    "text": "[str(x) for x in v]",
+    "a text": "'123'",
+    "a dict": "{'score': v}",
+    "complex": "[complex(x, 1) for x in v]",
+    "complex array": "np.array(v, dtype=complex)",
+    "arrays": "[np.ones(3) for x in v]",
+    "one huge integer": "[10**400, *v[1:]]",
+    "NaN for one": "np.array([np.nan, *v[1:]], np.float32)",
+    "raises for one": "[1/0 if s.id.endswith('1') else x for x, s in zip(v, samples)]",
+    "leaves early": "[sys.exit(0) if s.id.endswith('1') else x for x, s in zip(v, samples)]",
+    "half a character": "[Unscored(chr(0xd83d)), *v[1:]]",
+    "an address": "[(_ for _ in ()).throw(ValueError(repr(object()))) for x in v]",
+}
+FINE = {
+    "a list": "v",
+    "a generator": "(x for x in v)",
+    "float32": "np.array(v, np.float32)",
+    "a tensor": "torch.tensor(v)",
+    "int": "[int(x) for x in v]",
+    "bool": "[True for x in v]",
+    "-inf": "[-np.inf for x in v]",
+    "no dimension": "[np.array(x) for x in v]",
+}
+TEMPLATE = """
+import itertools, sys
+import numpy as np, torch
+from brushbench.types import Unscored
+class Mine:
+    protocols = ("standard",)
+    def __init__(self, protocol="standard"):
+        self.name, self.protocol, self.unit, self.higher_is_better, self.region = "mine", protocol, "", True, "whole"
+    def describe(self): return {{"metric": "mine"}}
+    def __call__(self, pictures, samples, features=None):
+        v = [float(p.mean()) for p in pictures]
+        return {}
+"""
+
+
+def own_metric(folder: Path, answer: str) -> str:
+    (folder / "mine.py").write_text(TEMPLATE.format(answer))
+    return f"{folder / 'mine.py'}:Mine"
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_strange_answer_cost_every_score(shapes, tmp_path, kind):
+    run = evaluate(shapes, tmp_path / "r", ["psnr@standard", own_metric(tmp_path, STRANGE[kind])])
+    scores = run.scores
+    assert scores[scores["metric"] == "psnr"]["value"].notna().all()
+    mine = scores[scores["metric"] == "mine"]
+    assert len(mine) == 3
+    reasons = mine[mine["value"].isna()]["reason"]
+    assert len(reasons)
+    assert all(reasons)
+    assert not any(" at 0x" in reason or "\n" in reason for reason in reasons)
+    if kind in ("raises for one", "leaves early"):
+        assert len(reasons) == 1
+
+
+@pytest.mark.parametrize("answer", FINE.values(), ids=FINE)
+def test_numbers_of_other_kinds_are_scores(shapes, tmp_path, answer):
+    run = evaluate(shapes, tmp_path / "r", [own_metric(tmp_path, answer)])
+    assert run.scores["value"].notna().all()
+    assert set(run.scores["reason"]) == {""}
+
+
+def test_one_metric_changed_the_picture_that_the_next_one_scored(shapes, tmp_path):
+    alone = scores_of(evaluate(shapes, tmp_path / "alone", "psnr@standard"))
+    both = evaluate(
+        shapes, tmp_path / "both", [own_metric(tmp_path, "[p.fill(0) or 1.0 for p in pictures]"), "psnr@standard"]
+    )
+    scores = both.scores
+    assert scores[scores["metric"] == "psnr"]["value"].tolist() == alone
+    assert scores[scores["metric"] == "mine"]["reason"].str.contains("read-only").all()
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/x", "../x", "*", "", "a\0b", "a@b", "a b", "psnr", "hps_v2.1", "x" * 65, ".x", "é", 7, None]
+)
+def test_a_plug_in_metric_whose_name_cannot_name_a_column_is_refused(shapes, tmp_path, name):
+    (tmp_path / "mine.py").write_text(TEMPLATE.format("v").replace('"mine", protocol', f"{name!r}, protocol"))
+    with pytest.raises(UsageError, match=r"Change its `name`"):
+        evaluate(shapes, tmp_path / "r", [f"{tmp_path / 'mine.py'}:Mine"])
+    (tmp_path / "mine.py").write_text(TEMPLATE.format("v"))  # the remedy
+    evaluate(shapes, tmp_path / "r", [f"{tmp_path / 'mine.py'}:Mine"])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (('"whole"', '"everything"'), "region is 'everything', expected one of whole"),
+        (("True,", "1,"), "higher_is_better is '1', expected True or False"),
+        (('protocol, "", True', '"other", "", True'), "protocol is 'other', expected 'standard'"),
+        (('"mine", protocol, ""', '"mine", protocol, None'), "unit is 'None', expected text"),
+        (("self.unit, ", ""), "cannot be constructed: ValueError"),
+        (("class Mine:", "class Mine:\n    display = ('x', 0)"), "display is .*, expected a heading suffix"),
+        (("    def describe(self): ", "    def described(self): "), "is no metric: Mine has no describe"),
+        (('return {"metric": "mine"}', "return {'a': object()}"), "describe.. of metric 'mine' is no dict"),
+        (("import itertools,", "raise SystemExit(0)\nimport"), "cannot be imported: SystemExit: 0"),
+        (("import itertools", "import does_not_exist"), "cannot be imported: ModuleNotFoundError"),
+        (
+            ("        self.name,", "        raise SystemExit(0)\n        self.name,"),
+            "cannot be constructed: SystemExit: 0",
+        ),
+    ],
+)
+def test_a_plug_in_metric_without_what_a_table_needs_is_one_sentence(shapes, tmp_path, change, sentence):
+    (tmp_path / "mine.py").write_text(TEMPLATE.format("v").replace(*change))
+    with pytest.raises(UsageError, match=sentence):
+        evaluate(shapes, tmp_path / "r", [f"{tmp_path / 'mine.py'}:Mine"])
+
+
+@pytest.mark.parametrize("name", ["subprocess:Popen", "collections:Counter", "pathlib:Path", "builtins:type"])
+def test_a_class_that_is_no_metric_was_built(shapes, tmp_path, name):
+    with pytest.raises(UsageError, match="is no metric"):
+        evaluate(shapes, tmp_path / "r", [name])
+
+
+def test_two_metrics_of_one_name_are_refused(shapes, tmp_path):
+    with pytest.raises(UsageError, match="Two metrics fill the column 'counted@standard'"):
+        evaluate(shapes, tmp_path / "r", [COUNTED, f"{__file__}:Shifted"])
+
+
+def test_half_a_character_in_a_caption_cost_every_score(tmp_path):
+    """The case lone_surrogate_caption: a caption cut inside an emoji."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    hole = np.zeros((64, 64), dtype=bool)
+    hole[10:30, 10:30] = True
+    samples = [
+        Sample(str(i), image, hole, text, "inside") for i, text in enumerate(["a red circle", "a circle \ud83d"])
+    ]
+    for name in ("clip_score", "clip_score_crop", "image_reward", "hps_v2", "hps_v2.1"):
+        first, second = brushbench.load_metric(name, weights="tiny", device="cpu")([image] * 2, samples)
+        assert isinstance(first, float)
+        assert "lone surrogate" in second.reason
+    for name in ("psnr", "aesthetic"):  # they read no caption
+        weights = "tiny" if name == "aesthetic" else None
+        assert Unscored not in map(type, brushbench.load_metric(name, weights=weights)([image] * 2, samples))
+
+
+@pytest.mark.parametrize("shape", [(64, 1), (1, 2048), (600, 2)])
+def test_a_picture_one_pixel_wide_is_a_score_or_a_reason(shape):
+    image = np.full((*shape, 3), 90, dtype=np.uint8)
+    hole = np.zeros(shape, dtype=bool)
+    hole[: shape[0] // 2 + 1, : shape[1] // 2 + 1] = True
+    good = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    fine = np.zeros((64, 64), dtype=bool)
+    fine[10:30, 10:30] = True
+    samples = [Sample("a", image, hole, "x", "inside"), Sample("b", good, fine, "x", "inside")]
+    for name in registry.names("metric"):
+        metric = brushbench.load_metric(name, weights="tiny" if metric_class(name).needs else None, device="cpu")
+        narrow, other = metric([image, good], samples)
+        assert isinstance(narrow, float | Unscored)
+        assert isinstance(other, float) or name == "attribute_accuracy"
+
+
+def test_a_record_that_cannot_be_read_any_more_costs_its_own_score(tmp_path):
+    shapes = brushbench.load_benchmark("shapes", split="inside", limit=3)
+    run = evaluate(shapes, tmp_path, "psnr@standard")
+
+    class Broken(type(shapes)):
+        def __getitem__(self, index):
+            if index == 1:
+                raise BadRecordError("000000001", "its picture is cut", "Restore it")
+            return super().__getitem__(index)
+
+    shapes.__class__ = Broken
+    run = evaluate(shapes, tmp_path, "psnr@standard,mse@standard")
+    mse = run.scores[run.scores["metric"] == "mse"]
+    assert mse["value"].isna().tolist() == [False, True, False]
+    assert "its picture is cut" in mse["reason"].tolist()[1]

@@ -219,3 +219,46 @@ def test_a_bad_config_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(WeightsError, match=r"config\.json"):
         read_json(tmp_path / "config.json")
+
+
+# Tensors that are no plain numbers ------------------------------------------------------------------------------------
+
+STRANGE = {
+    "float8": lambda: torch.zeros(2, 3).to(torch.float8_e4m3fn),
+    "complex": lambda: torch.zeros(2, 3, dtype=torch.complex64),
+    "sparse": lambda: torch.zeros(2, 3).to_sparse(),
+    "sparse rows": lambda: torch.eye(3).to_sparse_csr(),
+    "quantised": lambda: torch.quantize_per_tensor(torch.zeros(2, 3), 0.1, 0, torch.qint8),
+    "meta": lambda: torch.zeros(2, 3, device="meta"),
+    "uint8": lambda: torch.zeros(2, 3, dtype=torch.uint8),
+    "int8": lambda: torch.zeros(2, 3, dtype=torch.int8),
+    "one value as a million": lambda: torch.zeros(1).expand(1000, 1000),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_tensor_of_a_strange_kind_is_refused_by_its_name(tmp_path, kind):
+    torch.save({"good": torch.zeros(1), "bad.weight": STRANGE[kind]()}, tmp_path / "x.pt")
+    for read in (read_tensors, read_shapes):
+        with pytest.raises(WeightsError, match=r"bad\.weight is|holds more than tensors"):
+            read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8, torch.complex64])
+def test_safetensors_of_a_strange_type_are_refused_by_name(tmp_path, dtype):
+    save_file({"good": torch.zeros(1), "bad.weight": torch.zeros(2, 3).to(dtype)}, tmp_path / "x.safetensors")
+    for read in (read_tensors, read_shapes):
+        with pytest.raises(WeightsError, match=r"bad\.weight is"):
+            read(tmp_path / "x.safetensors")
+
+
+def test_whole_numbers_in_place_of_weights_are_refused():
+    with pytest.raises(WeightsError, match=r"w torch\.int64 instead of a float"):
+        assemble({"w": torch.zeros(2)}, {"w": torch.zeros(2, dtype=torch.int64)}, what="toy")
+
+
+def test_json_nested_without_end_is_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(WeightsError, match="not readable JSON"):
+        read_json(tmp_path / "config.json")

@@ -281,7 +281,7 @@ def test_bad_input_gets_one_clear_sentence() -> None:
         pass
     brushnet.conv_in_condition.weight[0, 0, 0, 0] = float("nan")
     with (
-        pytest.raises(ValueError, match=r"NaN or infinity in conv_in_condition.weight"),
         attach(pipe, brushnet, **picture),
+        pytest.raises(ValueError, match=r"NaN or infinity in conv_in_condition.weight"),
     ):
-        pass
+        pipe(**options())

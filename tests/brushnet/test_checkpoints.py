@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from brushnet import BrushNetModel, checkpoints
-from brushnet.checkpoints import PUBLISHED_CONFIGS, check_weights, load_brushnet
+from brushnet.checkpoints import PUBLISHED_CONFIGS, load_brushnet
+from brushnet.checks import check_weights
 from tests.brushnet.tiny import make_branch, make_unet
 
 FILE = "diffusion_pytorch_model.safetensors"

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from brushnet import BrushNetModel, BrushNetOutput, inject, injection
-from brushnet.injection import guided_residuals
+from brushnet.guidance import guided_residuals
 
 TOLERANCE = 2e-5  # of max|reference|, float32, one thread
 

@@ -12,7 +12,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from brushnet import BrushNetModel, BrushNetOutput, inject
-from brushnet.injection import guided_residuals
+from brushnet.guidance import guided_residuals
 from tests.brushnet.tiny import TOPOLOGIES, make_branch, make_cond, make_inputs, make_unet, relative
 from tests.reference import naive_injection
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -476,12 +475,20 @@ def test_text_without_an_encoder_is_refused(call):
         run(pipe, call, negative_prompt_embeds=None)
 
 
-@pytest.mark.parametrize(("part", "words"), [("brushnet", "BrushNet's residuals"), ("unet", "U-Net's prediction")])
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [("brushnet", r"branch holds NaN or infinity in up_blocks\.0"), ("unet", "U-Net's prediction holds NaN")],
+)
 def test_nan_in_weights_is_named_at_the_first_step(call, part, words):
     pipe = make_pipe()
     next(iter(getattr(pipe, part).up_blocks.parameters())).flatten()[0] = float("nan")
-    with pytest.raises(ValueError, match=f"{words} hold NaN"):
+    with pytest.raises(ValueError, match=words):
         run(pipe, call)
+
+
+def test_residuals_that_overflow_are_named_at_the_first_step(pipe, call):
+    with pytest.raises(ValueError, match=r"BrushNet's residuals hold NaN or infinity: .* torch.float32 overflows"):
+        run(pipe, call, brushnet_conditioning_scale=3.3e38)
 
 
 def test_an_sdxl_branch_on_an_sd_base_is_refused():
@@ -495,9 +502,13 @@ def test_an_inpainting_unet_is_refused():
 
 
 def test_global_pooling_switches_guess_mode_on_as_published(monkeypatch, pipe, call):
-    seen = []
-    monkeypatch.setattr("brushnet.denoising.guided_residuals", lambda *_, guess_mode, **__: seen.append(guess_mode))
-    config = SimpleNamespace(global_pool_conditions=True, conditioning_channels=5)
-    monkeypatch.setattr(type(pipe.brushnet), "config", config)
+    modes, forward = [], pipe.brushnet.forward
+
+    def spy(*args, **kwargs):
+        modes.append(kwargs["guess_mode"])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(pipe.brushnet, "forward", spy)
+    pipe.brushnet.register_to_config(global_pool_conditions=True)
     run(pipe, call)
-    assert seen == [True] * 3
+    assert modes == [True] * 3

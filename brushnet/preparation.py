@@ -1,67 +1,32 @@
-"""What the two pipelines share: the branch beside a stock pipeline's U-Net, and what goes in before the first step.
-
-The denoising loop itself is the stock pipeline's. For the length of one call a hook in front of the U-Net runs the
-branch on exactly what the U-Net is about to read (after ``scheduler.scale_model_input``, which matters for Euler) and
-puts the residuals where :func:`brushnet.injection.inject` adds them.
-"""
+"""What the two pipelines share: how a call is checked, and what is prepared before the first step."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
+from brushnet.checks import check_fit, check_scale, one_number, whole_number
 from brushnet.conditioning import draw_noise, encode_conditioning, picture_size, split_pictures
-from brushnet.injection import check_scale, guided_residuals, inject
+from brushnet.guidance import Guide, Window
 from brushnet.model import BrushNetModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from diffusers import DiffusionPipeline, UNet2DConditionModel
+    from diffusers import DiffusionPipeline
 
     from brushnet.conditioning import Generators, Pictures
-    from brushnet.injection import Slot
 
-__all__ = ["BranchOptions", "BrushNetPipelineMixin", "Window", "steered"]
+__all__ = ["BranchOptions", "BrushNetPipelineMixin"]
 
 # How the published fork's model_index.json names the branch. Ours says the same, so that the fork loads it too.
 PUBLISHED_COMPONENT = ("diffusers", "BrushNetModel")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-
-
-@dataclass(frozen=True)
-class Window:
-    """The share of the steps during which the branch is heard.
-
-    Step ``i`` of ``n`` counts if ``start <= i / n`` and ``(i + 1) / n <= end``, as published: a window that holds no
-    whole step silences the branch.
-
-    Attributes:
-        start: in 0..1.
-        end: in 0..1, after ``start``.
-
-    Raises:
-        ValueError: not 0 <= start < end <= 1.
-    """
-
-    start: float = 0.0
-    end: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end <= 1:
-            raise ValueError(
-                f"Got control_guidance_start={self.start} and control_guidance_end={self.end}; "
-                "expected 0 <= start < end <= 1."
-            )
-
-    def holds(self, step: int, steps: int) -> bool:
-        """Is the branch heard at this step, counted from 0?"""
-        return not (step / steps < self.start or (step + 1) / steps > self.end)
 
 
 @dataclass(frozen=True)
@@ -78,9 +43,9 @@ class BranchOptions:
         generator: of the noise, of the posterior if asked for, and of the scheduler.
         sample_posterior: draw from the VAE's posterior instead of taking its mode.
         scale: factor of the residuals.
-        guess_mode: see :func:`brushnet.injection.guided_residuals`.
-        start: of the :class:`Window`.
-        end: of the :class:`Window`.
+        guess_mode: see :func:`brushnet.guidance.guided_residuals`.
+        start: of the :class:`brushnet.guidance.Window`.
+        end: of the :class:`brushnet.guidance.Window`.
     """
 
     image: Pictures | None
@@ -138,12 +103,12 @@ class BrushNetPipelineMixin:
         guided = stock["guidance_scale"] > 1 and self.unet.config.time_cond_proj_dim is None
         self._check_text(stock, guided)
         check_scale(branch.scale)
-        images = _whole("num_images_per_prompt", stock["num_images_per_prompt"])
+        images = whole_number("num_images_per_prompt", stock["num_images_per_prompt"])
         for side in ("height", "width"):
             if getattr(branch, side) is not None:
-                _whole(side, getattr(branch, side))
-        start = _one_number("control_guidance_start", branch.start)
-        window = Window(start, _one_number("control_guidance_end", branch.end))
+                whole_number(side, getattr(branch, side))
+        start = one_number("control_guidance_start", branch.start)
+        window = Window(start, one_number("control_guidance_end", branch.end))
         generator = branch.generator
         if generator is None:
             generator = fresh_generator()
@@ -153,12 +118,22 @@ class BrushNetPipelineMixin:
 
         batch = prompts * images
         inputs = prepare(self, branch, prompts, batch, guided)
-        guess_mode = branch.guess_mode or self.brushnet.config.global_pool_conditions
         if stock["clip_skip"] is not None:
             _restore_text_model(self.text_encoder)
-        with steered(self, inputs.conditioning, batch, branch.scale, window, guess_mode):
+
+        def conditioning(sample: Tensor) -> tuple[Tensor, bool]:
+            # A callback that ends the guidance halves the batch: the conditional half remains.
+            both = len(sample) == 2 * batch
+            return (inputs.conditioning if both else inputs.conditioning[-batch:]), both
+
+        guide = Guide(self, self.brushnet, conditioning, branch.scale, window, branch.guess_mode)
+        with guide.at_work(claims_unet=False):
             return stock_call(
-                **stock, height=inputs.height, width=inputs.width, latents=inputs.latents, generator=generator
+                **stock | _unguided_callback(stock, guide),
+                height=inputs.height,
+                width=inputs.width,
+                latents=inputs.latents,
+                generator=generator,
             )
 
     def _check_sizes(self: Any, height: int, width: int) -> None:
@@ -190,6 +165,21 @@ class BrushNetPipelineMixin:
                     raise ValueError(f"The pipeline has no vae; pass {wanted}, or load the missing part.")
 
 
+def _unguided_callback(stock: dict[str, Any], guide: Guide) -> dict[str, Any]:
+    """Return the callback's arguments so that calls of the U-Net inside of it are its own, without residuals."""
+    callback, names = stock["callback_on_step_end"], stock["callback_on_step_end_tensor_inputs"]
+    if callback is None:
+        return {}
+    if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):  # as the stock pipelines do with these
+        names = callback.tensor_inputs
+
+    def unguided(*args: Any) -> Any:
+        with guide.paused():
+            return callback(*args)
+
+    return {"callback_on_step_end": unguided, "callback_on_step_end_tensor_inputs": names}
+
+
 def _check_choices(output_type: object, denoising_end: object) -> None:
     """Refuse values that the stock pipelines pass over in silence, as if another had been asked for.
 
@@ -200,33 +190,6 @@ def _check_choices(output_type: object, denoising_end: object) -> None:
         raise ValueError(f"Got output_type={output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}.")
     if denoising_end is not None and not (isinstance(denoising_end, Real) and 0 < float(denoising_end) <= 1):
         raise ValueError(f"Got denoising_end={denoising_end!r}; expected a share above 0 and at most 1.")
-
-
-def _one_number(name: str, value: object) -> float:
-    """Return a number, or the one in a list of one, which the published pipelines take too.
-
-    Raises:
-        TypeError: anything else.
-    """
-    number = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
-    if not isinstance(number, Real):
-        raise TypeError(f"Got {name}={value!r}; expected one number.")
-    return float(number)
-
-
-def _whole(name: str, value: object) -> int:
-    """Return a whole number from 1 on.
-
-    Raises:
-        TypeError: not a whole number.
-        ValueError: below 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"Got {name}={value!r}; expected a whole number.")
-    number = int(value)
-    if number < 1:
-        raise ValueError(f"Got {name}={number}; expected at least 1.")
-    return number
 
 
 @dataclass(frozen=True)
@@ -251,22 +214,6 @@ def _restore_text_model(text_encoder: torch.nn.Module | None) -> None:
     if text_encoder is not None and not hasattr(text_encoder, "text_model"):
         # Past nn.Module's own setter: a module registered in itself would never end its traversals.
         object.__setattr__(text_encoder, "text_model", text_encoder)
-
-
-def check_fit(brushnet: BrushNetModel, unet: UNet2DConditionModel) -> None:
-    """Refuse a branch that was made for another family of base models.
-
-    Raises:
-        ValueError: the widths of the two networks differ, or only one of them reads SDXL's pooled text and sizes.
-    """
-    for name, meaning in (("block_out_channels", "widths"), ("addition_embed_type", "added embedding")):
-        ours, theirs = brushnet.config.get(name), unet.config.get(name)
-        ours, theirs = (tuple(value) if isinstance(value, list) else value for value in (ours, theirs))
-        if ours != theirs:
-            raise ValueError(
-                f"The branch has the {meaning} {ours}, the U-Net {theirs}: they belong to different base models. "
-                "Use an SD 1.5 branch with an SD 1.5 base, an SDXL branch with an SDXL base."
-            )
 
 
 def count_prompts(prompt: str | Sequence[str] | None, prompt_embeds: Tensor | None) -> int:
@@ -362,93 +309,3 @@ def _check_conditioning(
     for name, side, own in (("height", height, given.shape[2]), ("width", width, given.shape[3])):
         if side not in (None, own * factor):
             raise ValueError(f"Got {name}={side}, but conditioning_latents of {own * factor} pixels; leave {name} out.")
-
-
-@contextmanager
-def steered(
-    pipe: DiffusionPipeline, conditioning: Tensor, batch: int, scale: float, window: Window, guess_mode: bool
-) -> Iterator[None]:
-    """Let ``pipe.brushnet`` speak at every step that the stock pipeline takes inside the ``with`` block.
-
-    Outside the window the branch does not run: its residuals would be exactly zero.
-
-    Args:
-        pipe: with ``unet``, ``brushnet`` and ``scheduler``.
-        conditioning: (B or 2B, 5, h, w).
-        batch: B; a U-Net batch of 2B is [unconditional, conditional].
-        scale: factor of the residuals.
-        window: the steps during which the branch is heard, a share of the whole schedule.
-        guess_mode: see :func:`brushnet.injection.guided_residuals`.
-
-    Raises:
-        ValueError: the first residuals or the first prediction hold NaN.
-    """
-    with inject(pipe.unet) as slot:
-        branch = _Branch(pipe, conditioning, batch, scale, window, guess_mode, slot)
-        # Under torch.compile the hooks themselves stay plain Python; what they call may be compiled.
-        before = torch.compiler.disable(branch.before_unet, recursive=False)
-        after = torch.compiler.disable(branch.after_unet, recursive=False)
-        handles = (
-            pipe.unet.register_forward_pre_hook(before, with_kwargs=True),
-            pipe.unet.register_forward_hook(after),
-        )
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-@dataclass
-class _Branch:
-    """The branch's part in one call of a pipeline."""
-
-    pipe: DiffusionPipeline
-    conditioning: Tensor
-    batch: int
-    scale: float
-    window: Window
-    guess_mode: bool
-    slot: Slot
-    step: int = 0
-    heard: bool = False
-
-    def before_unet(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Run the branch on what the U-Net is about to read, and hand over its residuals."""
-        sample, timestep = args
-        # The whole schedule counts, also when denoising_end cuts it.
-        active = self.window.holds(self.step, len(self.pipe.scheduler.timesteps))
-        self.step += 1
-        guided = len(sample) == 2 * self.batch
-        added = kwargs.get("added_cond_kwargs") or {}
-        output = guided_residuals(
-            self.pipe.brushnet,
-            sample,
-            timestep,
-            # A callback that ends the guidance halves the batch: the conditional half remains.
-            self.conditioning if guided else self.conditioning[-self.batch :],
-            guided=guided,
-            encoder_hidden_states=kwargs.get("encoder_hidden_states"),
-            conditioning_scale=self.scale if active else 0.0,
-            added_cond_kwargs={name: added[name] for name in ("text_embeds", "time_ids") if name in added},
-            guess_mode=self.guess_mode,
-        )
-        if output is not None and not self.heard:
-            self.heard = True
-            residuals = (*output.down_block_res_samples, output.mid_block_res_sample, *output.up_block_res_samples)
-            _refuse_nan("BrushNet's residuals", residuals)
-        self.slot.set(output)
-
-    def after_unet(self, _: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
-        """Look at the first prediction."""
-        if self.step == 1:
-            _refuse_nan("the U-Net's prediction", output[:1])
-
-
-def _refuse_nan(name: str, tensors: Sequence[Tensor]) -> None:
-    """Stop at the first step before NaN becomes a black picture."""
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise ValueError(
-            f"At the first step {name} hold NaN or infinity: weights or inputs are damaged, or {tensors[0].dtype} "
-            "overflows; load the weights again, or in float32."
-        )
