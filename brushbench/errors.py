@@ -41,6 +41,7 @@ __all__ = [
     "WeightsError",
     "printable",
     "reason_of",
+    "without_addresses",
 ]
 
 
@@ -139,9 +140,14 @@ class RunLockedError(RunError):
 
 def printable(text: str, most: int = 300) -> str:
     """Return a text as one line of a record: no line breaks, control characters, lone surrogates or addresses."""
-    line = " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", text[: 4 * most]).split())
+    line = " ".join(without_addresses(text[: 4 * most]).split())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def without_addresses(text: str) -> str:
+    """Return a text without memory addresses, which differ from one process to the next."""
+    return re.sub(r"\b0x[0-9a-fA-F]{8,}\b", "0x...", re.sub(r" at 0x[0-9a-fA-F]+", "", text))
 
 
 def reason_of(error: BaseException) -> str:

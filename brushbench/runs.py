@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from brushbench.config import RunConfig, make_config
 from brushbench.errors import RunError, UsageError
+from brushbench.outcome import Outcome
 from brushbench.stats import summarise_all
 from brushbench.store import RunFolder
 from brushbench.types import PROTOCOLS
@@ -86,6 +87,15 @@ class Run:
         """Return what the benchmark carries of each sample (category, style, …), by sample id and split."""
         batches = sorted((self.path / "batches").glob("*.json"))
         return {(row.sample, row.split): row.meta for file in batches for row in self._folder.rows(int(file.stem))}
+
+    def outcome(self) -> Outcome:
+        """Return what became of the pictures: how many failed, why, and which."""
+        rows = [row for batch in self._folder.finished_batches() for row in self._folder.rows(batch)]
+        return Outcome(int(self.header["plan"]["pictures"]), rows)
+
+    def tracebacks(self) -> list[Path]:
+        """Return the files that hold the tracebacks of failed images, one per batch."""
+        return sorted((self.path / "tracebacks").glob("*.txt"))
 
     def summary(self, protocol: str | None = None) -> pandas.DataFrame:
         """Return one row per cell: mean with its 95 % interval, median, n, infinite and missing.

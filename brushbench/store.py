@@ -5,6 +5,7 @@
     run.json                     schema, settings, seeds, versions, git revision, weight and data SHA-256, device
     pictures/SPLIT/REPEAT/ID.png lossless, as the method returned them
     batches/000000.json          one finished batch: a row a picture (state, reason, SHA-256 of its pixels)
+    tracebacks/000000.txt        of a batch's failed pictures
     parts/COLUMN/000000.json     scores of one batch under one metric, until they are merged
     scores.parquet               one row a score, in the order of the plan
     timing.jsonl                 seconds and peak memory a batch; outside byte-equality
@@ -180,10 +181,28 @@ class RunFolder:
             )
 
     def abandon(self) -> None:
-        """Forget a run of which no batch was committed, so that it may be begun with other settings."""
+        """Leave nothing of a run of which no batch was committed and on which no other process works.
+
+        So it may be begun with other settings, or by a method that was mended.
+        """
         with self.lock("begin", wait=True):
-            if not any(self.path.glob("batches/*.json")):
-                (self.path / "run.json").unlink(missing_ok=True)
+            mine = {"begin.lock"}
+            others = [file.stem for file in (self.path / "locks").glob("*.lock") if file.name not in mine]
+            if any(self.path.glob("batches/*.json")) or any(map(self._is_held, others)):
+                return
+            (self.path / "run.json").unlink(missing_ok=True)
+        for file in (self.path / "locks").glob("*.lock"):
+            file.unlink(missing_ok=True)
+        for folder in (self.path / "locks", self.path):
+            with contextlib.suppress(OSError):  # someone else has put something there
+                folder.rmdir()
+
+    def _is_held(self, name: str) -> bool:
+        try:
+            with self.lock(name):
+                return False
+        except RunLockedError:
+            return True
 
     # Locks ------------------------------------------------------------------------------------------------------
 
@@ -241,6 +260,10 @@ class RunFolder:
             raise RunError(f"{file} was changed after it was committed. Restore it, or start again in another folder.")
         return picture
 
+    def finished_batches(self) -> list[int]:
+        """Return the committed batches, ascending."""
+        return sorted(int(file.stem) for file in self.path.glob("batches/*.json") if file.stem.isdecimal())
+
     def finished(self, batch: int) -> bool:
         """Whether a batch is committed."""
         return self._batch_file(batch).is_file()
@@ -258,6 +281,14 @@ class RunFolder:
                 write_atomically(self.picture_path(row.sample, row.split, row.repeat), buffer.getvalue())
         write_atomically(self._batch_file(batch), _dump([asdict(row) for row in rows]))
 
+    def keep_tracebacks(self, batch: int, text: str) -> None:
+        """Keep the tracebacks of a batch's failed pictures."""
+        write_atomically(self.tracebacks(batch), text.encode())
+
+    def tracebacks(self, batch: int) -> Path:
+        """Return where the tracebacks of a batch's failed pictures are, if it has any."""
+        return self.path / "tracebacks" / f"{batch:06d}.txt"
+
     def rows(self, batch: int) -> list[PictureRow]:
         """Return the rows of a committed batch.
 
@@ -270,7 +301,13 @@ class RunFolder:
     def discard(self, batch: int) -> None:
         """Forget a batch, so that it is made again; every score of the run goes with it."""
         waiting = self.path.glob(f"parts/*/{batch:06d}.json")
-        for file in [self.path / "scores.parquet", self.path / "metrics.json", *waiting, self._batch_file(batch)]:
+        for file in [
+            self.path / "scores.parquet",
+            self.path / "metrics.json",
+            *waiting,
+            self.tracebacks(batch),
+            self._batch_file(batch),
+        ]:
             file.unlink(missing_ok=True)
 
     def _batch_file(self, batch: int) -> Path:

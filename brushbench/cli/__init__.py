@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from brushbench import __version__
-from brushbench.cli import data, eval, score, show  # noqa: A004 - the command's own name
+from brushbench.cli import console, data, eval, score, show  # noqa: A004 - the command's own name
 from brushbench.cli.console import say
 from brushbench.errors import BrushbenchError
 from brushbench.training.commands import app as training_app
@@ -53,12 +54,12 @@ def main() -> None:
         app()
     except BrushbenchError as error:
         say(f"error: {error}")
+        if console.debug:
+            traceback.print_exc()
         sys.exit(error.exit_code)
     except Exception as error:  # the interpreter's own exit code, 1, means a quality regression here
         if isinstance(error, OSError) and error.errno in NOT_OUR_FAULT:
             say(f"error: {error}. Free space or mend permissions there; the same command then continues.")
         else:
-            import traceback
-
             traceback.print_exc()
         sys.exit(BrushbenchError.exit_code)

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from brushbench.errors import UsageError
+from brushbench.errors import RunError, UsageError
 from brushbench.text import message
 
 if TYPE_CHECKING:
     from brushbench.cli.options import TableOptions
     from brushbench.runs import Run
 
-__all__ = ["check_output", "print_table", "say", "say_unavailable", "show_runs"]
+__all__ = ["check_complete", "check_output", "print_table", "say", "say_unavailable", "show_runs"]
+
+debug = False  # set by --debug: show tracebacks
 
 
 def say(sentence: str) -> None:
@@ -59,10 +61,41 @@ def show_runs(runs: list[Run], table: TableOptions) -> None:
     say_unavailable(runs)
     for run in runs:
         counts = run.pictures()
-        left = counts["planned"] - sum(n for state, n in counts.items() if state != "planned")
-        if left:
-            say(f"{run.config.name}: {left} images are still to be generated, by the other shards.")
         say(f"{run.config.name}: {', '.join(f'{n} {state}' for state, n in counts.items() if n)}; run in {run.path}")
+
+
+def check_complete(runs: list[Run], max_failed: int, others: bool = False, remedy: str = "") -> None:
+    """Say what of the runs' images failed or is still to be made, and exit with the code of an incomplete run.
+
+    Args:
+        runs: the runs.
+        max_failed: failed or missing images per run that are put up with.
+        others: other shards may still be at work, so that what is left is not missed here.
+        remedy: how failed images are made again.
+
+    Raises:
+        typer.Exit: code 3, a run is incomplete, or more of its images failed.
+    """
+    incomplete = False
+    for run in runs:
+        outcome = run.outcome()
+        if outcome.left:
+            whose = "by the other shards" if others else "the same command continues"
+            say(f"{run.config.name}: {outcome.left} images are still to be generated, {whose}.")
+        if outcome.lost:
+            say(f"{run.config.name}: {outcome.in_words()} {remedy}".rstrip())
+            _say_tracebacks(run)
+        incomplete |= not outcome.is_complete(max_failed, others)
+    if incomplete:
+        raise typer.Exit(RunError.exit_code)
+
+
+def _say_tracebacks(run: Run) -> None:
+    files = run.tracebacks()
+    if files and debug:
+        say("\n".join(file.read_text("utf-8", errors="replace") for file in files))
+    elif files:
+        say(f"Tracebacks: {files[0].parent}, or --debug.")
 
 
 def say_unavailable(runs: list[Run]) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from brushbench.cli.console import check_output, say, show_runs
+from brushbench.cli.console import check_complete, check_output, say, show_runs
 from brushbench.cli.data import embedded_benchmark, load, tiny_specs
 from brushbench.cli.options import (
     DataOptions,
+    FailureOptions,
     MachineOptions,
     MethodOptions,
     RunOptions,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+RETRY = "The same command with --retry-failed makes them again."
+
 
 @app.command(name="eval", epilog="Example: [bold]brushbench eval -m telea -m 'ns,radius=5' --bench photos --limit 4[/]")
 @shared_options
@@ -38,23 +41,35 @@ def eval_(
     scoring: ScoreOptions,
     table: TableOptions,
     machine: MachineOptions,
+    failures: FailureOptions,
 ) -> None:
     """Run methods over a benchmark, score the images, print the leaderboard.
 
     The same command again continues where it stopped, however it stopped.
     """
-    show_runs(_run_methods(method, data, run, scoring, machine), table)
+    runs = _run_methods(method, data, run, scoring, machine, failures)
+    show_runs(runs, table)
+    check_complete(runs, failures.max_failed, others=run.shard is not None, remedy=RETRY)
 
 
 @app.command(epilog="Example: [bold]brushbench generate -m telea --bench photos --shard 1/2[/]")
 @shared_options
-def generate(method: MethodOptions, data: DataOptions, run: RunOptions, machine: MachineOptions) -> None:
+def generate(
+    method: MethodOptions, data: DataOptions, run: RunOptions, machine: MachineOptions, failures: FailureOptions
+) -> None:
     """Generate the images of a run without scoring them; `score` does that later."""
-    show_runs(_run_methods(method, data, run, ScoreOptions(metrics="none"), machine), TableOptions())
+    runs = _run_methods(method, data, run, ScoreOptions(metrics="none"), machine, failures)
+    show_runs(runs, TableOptions())
+    check_complete(runs, failures.max_failed, others=run.shard is not None, remedy=RETRY)
 
 
 def _run_methods(
-    method: MethodOptions, data: DataOptions, run: RunOptions, scoring: ScoreOptions, machine: MachineOptions
+    method: MethodOptions,
+    data: DataOptions,
+    run: RunOptions,
+    scoring: ScoreOptions,
+    machine: MachineOptions,
+    failures: FailureOptions,
 ) -> list[Run]:
     from brushbench.engines.jobs import share
     from brushbench.evaluation import choose_columns
@@ -75,6 +90,7 @@ def _run_methods(
         seed=run.seed, repeats=run.repeats, batch_size=run.batch_size, negative_prompt=run.negative_prompt,
         weights=metric_weights(scoring.weights), device=machine.device, dtype=machine.dtype,
         low_memory=scoring.low_memory, retry_failed=run.retry_failed,
+        max_failed=failures.max_failed,
     )  # fmt: skip
     if run.jobs > 1:
         say(f"{run.jobs} processes share the work; the bars show the first one's part.")

@@ -27,9 +27,18 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 import typer
 from typer.models import OptionInfo
 
+from brushbench.cli import console
 from brushbench.errors import UsageError
 
-__all__ = ["DataOptions", "MachineOptions", "MethodOptions", "RunOptions", "ScoreOptions", "TableOptions"]
+__all__ = [
+    "DataOptions",
+    "FailureOptions",
+    "MachineOptions",
+    "MethodOptions",
+    "RunOptions",
+    "ScoreOptions",
+    "TableOptions",
+]
 __all__ += ["shared_options"]
 
 
@@ -134,6 +143,22 @@ class RunOptions:
         Path | None, typer.Option("--out", "-o", help="Parent folder of the runs. Default: runs/BENCHMARK.")
     ] = None
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Generate failed images again.")] = False
+
+
+def _show_tracebacks(wanted: bool) -> bool:
+    console.debug = wanted
+    return wanted
+
+
+@dataclass(frozen=True)
+class FailureOptions:
+    """What becomes of failed images."""
+
+    panel: ClassVar[str] = "Failures"
+    max_failed: Annotated[
+        int, typer.Option("--max-failed", min=0, help="Failed or missing images per run without exit code 3.")
+    ] = 0
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", callback=_show_tracebacks)] = False
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from brushbench.cli.console import say, show_runs
+from brushbench.cli.console import check_complete, say, show_runs
 from brushbench.cli.data import load
-from brushbench.cli.options import DataOptions, ScoreOptions, TableOptions, shared_options
+from brushbench.cli.options import DataOptions, FailureOptions, ScoreOptions, TableOptions, shared_options
 from brushbench.errors import UsageError
 
 app = typer.Typer()
@@ -24,6 +24,7 @@ def score(
     data: DataOptions,
     scoring: ScoreOptions,
     table: TableOptions,
+    failures: FailureOptions,
     run: Annotated[Path | None, typer.Argument(help="A run's folder, to add or redo columns.")] = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="DIR/SPLIT/ID.png: images generated elsewhere.")
@@ -63,6 +64,7 @@ def score(
             str(images), benchmark, name=label, out=folder, limit=data.limit, scoring=wanted, notify=say
         )
     show_runs([done], table)
+    check_complete([done], failures.max_failed)
 
 
 def metric_weights(pairs: list[str] | None) -> dict[str, str]:

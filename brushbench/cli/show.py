@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from brushbench.cli.console import check_output, print_table, say, say_unavailable
-from brushbench.cli.options import TableOptions, shared_options
+from brushbench.cli.console import check_complete, check_output, print_table, say, say_unavailable
+from brushbench.cli.options import FailureOptions, TableOptions, shared_options
 from brushbench.errors import BrushbenchError, RunError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def leaderboard(
         typer.Argument(help="Folders of runs, or folders that hold several; FOLDER=LABEL names a run in the table."),
     ],
     table: TableOptions,
+    failures: FailureOptions,
     form: Annotated[
         str, typer.Option("--format", "-f", help="table, markdown, csv, json, latex (booktabs) or html.")
     ] = "table",
@@ -54,7 +55,9 @@ def leaderboard(
     elif text:
         typer.echo(text)
     say_unavailable(opened)
-    if not _say_unscored(opened, table.protocol):
+    scored = _say_unscored(opened, table.protocol)
+    check_complete(opened, failures.max_failed)
+    if not scored:
         raise typer.Exit(RunError.exit_code)
 
 

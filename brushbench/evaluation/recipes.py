@@ -47,6 +47,7 @@ def evaluate(
     low_memory: bool = False,
     features: Features | None = None,
     retry_failed: bool = False,
+    max_failed: int = 0,
     notify: Callable[[str], None] | None = None,
 ) -> Run:
     """Run a method over a benchmark and score it; what is already there is not made again.
@@ -72,6 +73,8 @@ def evaluate(
         low_memory: keep one metric model in memory at a time.
         features: as in :class:`Scoring`; share one between calls on the same benchmark.
         retry_failed: make pictures that failed in an earlier session again.
+        max_failed: failed pictures that are put up with: if more than that, and more than the first 7, fail before one
+            comes out, the run stops.
         notify: called with sentences for a person; nothing is printed without it.
 
     Raises:
@@ -95,7 +98,7 @@ def evaluate(
         batch_size=batch_size, negative_prompt=negative_prompt, device=device, dtype=dtype,
     )  # fmt: skip
     part = Shard.parse(shard) if shard else Shard()
-    return _run(source, data, config, scoring, out, part, retry_failed=retry_failed, notify=notify)
+    return _run(source, data, config, scoring, out, part, retry_failed, max_failed, notify)
 
 
 def score_images(
@@ -234,14 +237,14 @@ def _run(
     scoring: Scoring,
     out: str | Path | None,
     shard: Shard,
-    *,
     retry_failed: bool = False,
+    max_failed: int = 0,
     notify: Callable[[str], None] | None = None,
 ) -> Run:
     choose_variants(scoring.variants, source.capabilities)  # an unknown name fails before any picture is made
     folder = RunFolder(out or Path("runs") / config.benchmark / config.name)
     folder.begin(make_header(source, benchmark, config))
-    generate(folder, source, benchmark, config, shard, retry_failed)
+    generate(folder, source, benchmark, config, shard, retry_failed, max_failed)
     _tell(score(folder, benchmark, scoring, shard), notify)
     return Run(folder)
 

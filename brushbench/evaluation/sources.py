@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,7 +16,15 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from brushbench.errors import DataError, UnusableError, UsageError, WeightsError
+from brushbench.errors import (
+    DataError,
+    UnusableError,
+    UsageError,
+    WeightsError,
+    printable,
+    reason_of,
+    without_addresses,
+)
 from brushbench.files import is_file, read_bytes
 from brushbench.pictures import ImageFile
 from brushbench.store import State
@@ -38,10 +47,23 @@ IMAGE_SUFFIXES = (".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class NoPicture:
-    """Why a source has no picture for a sample."""
+    """Why a source has no picture for a sample.
+
+    Attributes:
+        state: ``failed`` | ``missing``.
+        reason: in one line, without what differs from one process to the next.
+        traceback: of the exception, where there was one.
+    """
 
     state: State
     reason: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> NoPicture:
+        """Return the failure that an exception stands for."""
+        trace = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode()
+        return cls("failed", reason_of(error), without_addresses(trace))
 
 
 Answer: TypeAlias = "Picture | NoPicture"
@@ -143,7 +165,7 @@ class Method:
             raise  # not the fault of one picture
         except Exception as error:  # a method may raise anything; a run of 600 pictures must not die of one
             if len(asked) == 1:
-                return [NoPicture("failed", f"{type(error).__name__}: {error}")]
+                return [NoPicture.of(error)]
             return [self._call([one], call)[0] for one in asked]
         return results
 
@@ -363,7 +385,7 @@ class ImageFolder:
         try:
             picture = source.decode(source.data())
         except UnusableError as error:
-            return NoPicture("failed", error.problem)
+            return NoPicture("failed", printable(error.problem))
         (height, width), (got_height, got_width) = sample.image.shape[:2], picture.shape[:2]
         if picture.shape != sample.image.shape:
             return NoPicture(

@@ -1,0 +1,113 @@
+"""What fails is counted, explained and recorded, and never looks like success."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+METHODS = """
+import os
+import sys
+import numpy as np
+from brushbench import Capabilities
+
+
+class Method:
+    capabilities = Capabilities(text=False, batch=4)
+
+    def __init__(self, broken: str = ""):
+        self.broken = broken
+
+    def describe(self):
+        return {"method": "toy"}
+
+    def inpaint(self, requests):
+        if os.environ.get("BROKEN", self.broken) in ("all", requests[0].id):
+            raise RuntimeError(f"out of paint {object()}")
+        if os.environ.get("BROKEN", self.broken) == "black":
+            return [np.zeros_like(request.image) for request in requests]
+        return [request.image for request in requests]
+"""
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of twelve pictures, with holes in the middle; the fifth is black."""
+    root = tmp_path_factory.mktemp("bench")
+    for i in range(12):
+        image = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        mask = np.zeros((16, 16), dtype=np.uint8)
+        mask[4:12, 4:12] = 255
+        Image.fromarray(image * (i != 4)).save(root / f"p{i:02d}.png")
+        Image.fromarray(mask).save(root / f"p{i:02d}_mask.png")
+        (root / f"p{i:02d}.txt").write_text("a thing")
+    return root
+
+
+def brushbench(*arguments: object, broken: str = "", code: int) -> str:
+    """Run a command; return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "BROKEN": broken}
+    command = [sys.executable, "-m", "brushbench", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def method(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(METHODS)
+    return f"{tmp_path / 'mine.py'}:Method"
+
+
+def test_a_method_that_always_fails_stops_in_every_shard_and_leaves_no_folder(
+    method: str, bench: Path, tmp_path: Path
+) -> None:
+    """Issue 13: with --jobs 2 such a method gave "24 failed" and exit 0."""
+    command = ["eval", "--model", method, "--name", "m", "--bench", bench, "--metrics", "psnr", "--out", tmp_path]
+    for more in (["--shard", "1/1"], ["--jobs", "2"]):
+        told = brushbench(*command, *more, broken="all", code=3)
+        assert "m made no image: the first" in told
+        assert "RuntimeError: out of paint <object object> (" in told
+        assert "Traceback" not in told
+        assert not (tmp_path / "m").exists()
+    assert "in inpaint" in brushbench(*command, "--debug", broken="all", code=3)
+    assert "12 planned, 12 ok" in brushbench(*command, code=0)  # mended: the same command
+
+
+def test_failed_images_give_exit_3_reasons_ids_and_the_way_to_make_them_again(
+    method: str, bench: Path, tmp_path: Path
+) -> None:
+    """Case failed_reason_hidden: "20 failed", exit 0, and the reason only in a file."""
+    command = ["eval", "--model", method, "--name", "m", "--bench", bench, "--metrics", "psnr", "--out", tmp_path]
+    told = brushbench(*command, broken="p04", code=3)
+    assert "m: 1 of 12 images failed: RuntimeError: out of paint <object object>. First: p04 (brush)." in told
+    assert "The same command with --retry-failed makes them again." in told
+    (trace,) = (tmp_path / "m" / "tracebacks").iterdir()
+    assert "in inpaint" in trace.read_text()
+    records = [file.read_text() for file in tmp_path.rglob("*") if file.suffix in (".json", ".txt", ".jsonl")]
+    assert not any("0x" in record for record in records)
+
+    for other in (["leaderboard", tmp_path / "m"], ["score", tmp_path / "m", "--metrics", "mse"], command):
+        assert "1 of 12 images failed" in brushbench(*other, code=3)
+        assert "1 of 12 images failed" in brushbench(*other, "--max-failed", 1, code=0)
+    assert "in inpaint" in brushbench("leaderboard", tmp_path / "m", "--debug", code=3)
+    assert "12 planned, 12 ok" in brushbench(*command, "--retry-failed", code=0)  # the remedy
+    assert not list((tmp_path / "m" / "tracebacks").iterdir())
+
+
+def test_a_black_picture_of_a_black_reference_is_no_black_picture(method: str, bench: Path, tmp_path: Path) -> None:
+    told = brushbench(
+        "generate", "--model", method, "--name", "m", "--bench", bench, "--out", tmp_path, broken="black", code=0
+    )
+    assert "12 planned, 1 ok, 11 black" in told
+    rows = [row for file in (tmp_path / "m" / "batches").iterdir() for row in json.loads(file.read_text())]
+    assert [row["sample"] for row in rows if row["state"] == "ok"] == ["p04"]
