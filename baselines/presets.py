@@ -15,7 +15,7 @@ from typing import Any
 from brushbench import assets
 from brushbench.errors import BrushbenchError, MissingWeightsError, UnknownNameError, UsageError
 from brushbench.types import JSON
-from brushbench.weights import sha256_file
+from brushbench.weights import find_place, sha256_file
 
 __all__ = [
     "PRESETS",
@@ -212,19 +212,18 @@ def find_branch(
 
 
 def _local(place: str, patterns: Sequence[str] = ()) -> Path:
-    """Return a folder or file as it is, and a hub id's snapshot."""
-    path = Path(place).expanduser()
-    if path.exists() or path.is_absolute() or place.count("/") != 1 or place.startswith("."):
-        return path
-    from diffusers import DiffusionPipeline
-    from huggingface_hub import snapshot_download
+    """Return a folder or file as it is, of a training its model, and a hub id's snapshot."""
 
-    try:
+    def download(hub_id: str) -> str:
+        from diffusers import DiffusionPipeline
+        from huggingface_hub import snapshot_download
+
         if patterns:
-            return Path(snapshot_download(place, allow_patterns=list(patterns)))
-        return Path(DiffusionPipeline.download(place))
-    except Exception as error:  # the hub, its transport and the file system each raise kinds of their own
-        raise MissingWeightsError(f"{place} could not be downloaded from the hub ({type(error).__name__})") from None
+            return snapshot_download(hub_id, allow_patterns=list(patterns))
+        found: str = DiffusionPipeline.download(hub_id)
+        return found
+
+    return find_place(place, download)
 
 
 def reads_pooled_text(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from brushbench.errors import UnknownNameError, UsageError
+from brushbench.errors import UnknownNameError, UsageError, printable
 
 __all__ = [
     "BUILTIN",
@@ -74,6 +75,7 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "shapes": "brushbench.benchmarks.shapes:Shapes",
     },
 }
+OUTSIDE_QUOTES = r',(?=(?:[^"]*"[^"]*")*[^"]*$)'  # a comma followed by whole pairs of quotes
 GROUPS: Mapping[Kind, str] = {
     "model": "brushbench.inpainters",
     "metric": "brushbench.metrics",
@@ -89,27 +91,46 @@ class Spec:
     options: Mapping[str, str]
 
     def __str__(self) -> str:
-        return ",".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+        return ",".join([_quoted(self.name), *(f"{key}={_quoted(value)}" for key, value in self.options.items())])
+
+    @property
+    def label(self) -> str:
+        """What tables call it and its folder is named, unless told otherwise."""
+        return str(self).replace("/", "_").replace('"', "").lstrip(".") or "unnamed"
 
 
 def parse_spec(text: str) -> Spec:
-    """Read ``name,key=value,key=value``.
+    """Read ``name,key=value,key=value``; what holds a comma is quoted: ``name,key="a,b"``.
 
     Raises:
-        UsageError: an empty name, an option without ``=``, or an option given twice.
+        UsageError: an empty name, an option without ``=``, an option given twice, or a quote that does not end.
     """
-    name, *pairs = [part.strip() for part in text.split(",")]
+    if text.count('"') % 2:
+        raise UsageError(f'A quote in {printable(text)!r} does not end. Quote what holds a comma: key="a,b".')
+    name, *pairs = [part.strip() for part in re.split(OUTSIDE_QUOTES, text)]
+    name = _unquoted(name)
     if not name:
-        raise UsageError(f"No name in {text!r}. Write NAME or NAME,option=value,option=value.")
+        raise UsageError(f"No name in {printable(text)!r}. Write NAME or NAME,option=value,option=value.")
     options: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
-            raise UsageError(f"Option {pair!r} of {name!r} has no value. Write {key or 'option'}=VALUE.")
+            raise UsageError(
+                f"Option {printable(pair)!r} of {printable(name)!r} has no value. Write {printable(key) or 'option'}"
+                '=VALUE. A comma separates options; a value with a comma in it is quoted: key="a,b".'
+            )
         if key in options:
             raise UsageError(f"Option {key!r} of {name!r} is given twice. Keep one.")
-        options[key] = value
+        options[key] = _unquoted(value)
     return Spec(name, options)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"') or text != text.strip() else text
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def names(kind: Kind) -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brushbench.config import RunConfig, make_config
-from brushbench.errors import RunError, UsageError
+from brushbench.config import RunConfig, RunHeader
+from brushbench.errors import UsageError
 from brushbench.outcome import Outcome
 from brushbench.stats import summarise_all
 from brushbench.store import RunFolder
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CELL", "Run", "check_protocol", "per_sample"]
 
-NEEDED = ("config", "capabilities", "benchmark", "plan")
 CELL = ["split", "prompt_variant", "variant", "metric", "protocol"]
 
 
@@ -27,7 +26,7 @@ class Run:
 
     Attributes:
         path: the run's folder.
-        header: ``run.json``: settings, hashes, versions, device.
+        header: ``run.json``: settings, hashes, versions, device; see :class:`brushbench.config.RunHeader`.
         config: the settings alone.
         label: what tables call the run; its name, unless the caller sets another.
     """
@@ -35,20 +34,14 @@ class Run:
     def __init__(self, folder: RunFolder) -> None:
         self.path = folder.path
         self._folder = folder
-        self.header: dict[str, Any] = folder.header()
-        absent = [key for key in NEEDED if key not in self.header]
-        if absent:
-            raise RunError(
-                f"{folder.path / 'run.json'} says nothing of {', '.join(absent)}. Restore it, or start again in "
-                "another folder."
-            )
-        self.config: RunConfig = make_config(**self.header["config"])
+        self.header: RunHeader = folder.header()
+        self.config: RunConfig = self.header.config
         self.label: str = self.config.name
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {state}" for state, n in self.pictures().items() if n)
         columns = ", ".join(sorted({column.partition("@")[0] for column in self.metrics})) or "none"
-        benchmark = self.header["benchmark"].get("name")
+        benchmark = self.header.benchmark.name
         return f"<Run {self.config.name!r} on {benchmark!r}: {counts}; metrics: {columns}; in {str(self.path)!r}>"
 
     @classmethod
@@ -63,7 +56,7 @@ class Run:
     @property
     def is_reference(self) -> bool:
         """Whether this is a reference line, which sees the answer and is never ranked."""
-        return bool(self.header["capabilities"]["needs_reference"])
+        return self.header.capabilities.needs_reference
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -77,7 +70,7 @@ class Run:
 
     def pictures(self) -> dict[str, int]:
         """Return how many pictures are in each state: ok, black, missing, failed, and ``planned`` in all."""
-        counts = {"planned": int(self.header["plan"]["pictures"]), "ok": 0, "black": 0, "missing": 0, "failed": 0}
+        counts = {"planned": self.header.plan.pictures, "ok": 0, "black": 0, "missing": 0, "failed": 0}
         for file in sorted((self.path / "batches").glob("*.json")):
             for row in self._folder.rows(int(file.stem)):
                 counts[row.state] += 1
@@ -91,7 +84,7 @@ class Run:
     def outcome(self) -> Outcome:
         """Return what became of the pictures: how many failed, why, and which."""
         rows = [row for batch in self._folder.finished_batches() for row in self._folder.rows(batch)]
-        return Outcome(int(self.header["plan"]["pictures"]), rows)
+        return Outcome(self.header.plan.pictures, rows)
 
     def tracebacks(self) -> list[Path]:
         """Return the files that hold the tracebacks of failed images, one per batch."""

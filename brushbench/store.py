@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
@@ -30,14 +30,18 @@ from urllib.parse import quote
 
 import numpy as np
 
-from brushbench.errors import ConfigMismatchError, RunError, RunLockedError, UnusableError
+from brushbench.errors import ConfigMismatchError, RunError, RunLockedError, UnusableError, printable
+from brushbench.files import read_bytes
 from brushbench.types import JSON, Picture
 
 if TYPE_CHECKING:
     import pandas
 
+    from brushbench.config import RunHeader
+
 __all__ = ["COLUMNS", "KEY", "PictureRow", "RunFolder", "ScoreRow", "State", "pixel_sha256", "write_atomically"]
 
+SHOWN = 5  # lines of differences in a message
 State: TypeAlias = Literal["ok", "black", "missing", "failed"]
 KEY = ("sample", "split", "prompt_variant", "repeat", "variant", "metric", "protocol")
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
@@ -104,9 +108,11 @@ def _dump(value: object) -> bytes:
 def _read(file: Path, kind: type, remedy: str) -> Any:
     """Return what one of our JSON files holds; a damaged one is a :class:`RunError` that says what to do."""
     try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:  # no UTF-8, or no JSON
-        raise RunError(f"{file} is not JSON ({error}). {remedy}") from None
+        content = json.loads(read_bytes(file))
+    except UnusableError as error:
+        raise RunError(f"{error} {remedy}") from None
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested too deep
+        raise RunError(f"{file} is not JSON ({printable(str(error))}). {remedy}") from None
     if not isinstance(content, kind):
         raise RunError(f"{file} holds a {type(content).__name__}, expected a {kind.__name__}. {remedy}")
     return content
@@ -134,46 +140,41 @@ class RunFolder:
         """Whether a run was begun here."""
         return (self.path / "run.json").is_file()
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> RunHeader:
         """Return ``run.json``.
 
         Raises:
-            RunError: there is none, it is not JSON, or a newer release wrote it.
+            RunError: there is none, it is damaged, or a newer release wrote it.
         """
-        from brushbench.config import SCHEMA_VERSION
+        from brushbench.config import read_header
 
         file = self.path / "run.json"
         if not file.is_file():
             raise RunError(
                 f"{self.path} holds no run: run.json is missing. Name the folder that `brushbench eval` wrote."
             )
-        header: dict[str, Any] = _read(file, dict, "Restore it, or start again in another folder.")
-        if header.get("schema", 0) > SCHEMA_VERSION:
-            raise RunError(
-                f"{file} has schema {header['schema']}; this release reads up to {SCHEMA_VERSION}. Upgrade brushbench."
-            )
-        return header
+        return read_header(_read(file, dict, "Restore it, or start again in another folder."), file)
 
-    def begin(self, header: Mapping[str, JSON]) -> None:
+    def begin(self, header: RunHeader) -> None:
         """Start a run, or continue the one that is here if its identity is the same.
 
         Raises:
             ConfigMismatchError: the folder holds a run of other settings; the difference is shown.
             RunError: the folder holds files, but no run.
         """
-        header = json.loads(_dump(header))
         with self.lock("begin", wait=True):
             if not self.exists:
-                strangers = sorted(p.name for p in self.path.iterdir() if p.name != "locks")
+                strangers = sorted(p.name for p in self.path.iterdir() if p.name != "locks" and p.name[0] != ".")
                 if strangers:
                     raise RunError(
                         f"{self.path} holds {strangers[0]!r} but no run.json. Name an empty or a new folder with --out."
                     )
-                write_atomically(self.path / "run.json", _dump(header))
+                write_atomically(self.path / "run.json", _dump(header.to_json()))
                 return
-        old = self.header()
-        difference = list(_differences({**old, "where": None}, {**header, "where": None}))
+        difference = self.header().differences(header)
         if difference:
+            if len(difference) > SHOWN:
+                difference[SHOWN - 1 :] = [f"and {len(difference) - SHOWN + 1} more"]
             lines = "\n".join(f"  {line}" for line in difference)
             raise ConfigMismatchError(
                 f"{self.path} holds a run of other settings (there -> asked for):\n{lines}\n"
@@ -417,14 +418,3 @@ class RunFolder:
 
     def _timing_file(self) -> IO[str]:
         return (self.path / "timing.jsonl").open("a", encoding="utf-8")
-
-
-def _differences(old: Any, new: Any, at: str = "") -> Iterable[str]:
-    """Yield ``path: old -> new`` for every leaf in which two JSON values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            yield from _differences(
-                old.get(key, "(absent)"), new.get(key, "(absent)"), f"{at}.{key}" if at else str(key)
-            )
-    elif old != new:
-        yield f"{at}: {json.dumps(old, ensure_ascii=False)} -> {json.dumps(new, ensure_ascii=False)}"

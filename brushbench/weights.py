@@ -145,6 +145,36 @@ def _sha256(path: str, _size: int, _changed: int) -> str:
 # Finding --------------------------------------------------------------------------------------------------------------
 
 
+def is_hub_id(place: str | Path) -> bool:
+    """Whether a place is a hub id, owner/name, and not a file or folder that is here."""
+    text = str(place)
+    return bool(HUB_ID.fullmatch(text)) and not text.startswith((".", "~")) and not Path(text).exists()
+
+
+def find_place(place: str | Path, download: Callable[[str], str | Path]) -> Path:
+    """Return a file or folder as it is, of a training the ``model/`` that it wrote, and of a hub id its snapshot.
+
+    Args:
+        place: file, folder or hub id.
+        download: returns the folder to which it has brought a hub id.
+
+    Raises:
+        MissingWeightsError: the hub id could not be downloaded.
+    """
+    path = Path(place).expanduser()
+    if not is_hub_id(place):
+        return path / "model" if not _is_saved(path) and _is_saved(path / "model") else path
+    try:
+        return Path(download(str(place)))
+    except Exception as error:  # the hub, its transport and the file system each raise kinds of their own
+        raise MissingWeightsError(f"{place} could not be downloaded from the hub ({type(error).__name__})") from None
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether a folder is a saved model or pipeline."""
+    return any((folder / name).is_file() for name in ("config.json", "model_index.json"))
+
+
 def resolve(weights: str | Path | None, needs: Needs, download: bool = True) -> WeightFile:
     """Find the file that a metric needs.
 
@@ -169,7 +199,7 @@ def resolve(weights: str | Path | None, needs: Needs, download: bool = True) -> 
         return WeightFile(path)
     if path.is_dir():
         return WeightFile(_in_folder(path, needs))
-    if HUB_ID.fullmatch(str(weights)):
+    if is_hub_id(weights):
         return WeightFile(_from_hub(str(weights), needs, download))
     raise MissingWeightsError(f"weights={str(weights)!r} is neither a file, a folder nor a hub id. {needs.remedy}.")
 

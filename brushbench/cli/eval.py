@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from brushbench.cli.score import metric_weights
 from brushbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from brushbench.config import RunConfig
+    from brushbench.evaluation import Scoring, Session
+    from brushbench.registry import Spec
     from brushbench.runs import Run
     from brushbench.types import Benchmark
 
@@ -72,52 +75,67 @@ def _run_methods(
     failures: FailureOptions,
 ) -> list[Run]:
     from brushbench.engines.jobs import share
-    from brushbench.evaluation import choose_columns
+    from brushbench.engines.shard import Shard
+    from brushbench.evaluation import Scoring, Session, choose_columns, configure
     from brushbench.registry import parse_spec, with_preset
 
     if run.shard and run.jobs > 1:
         raise UsageError("--jobs cuts the work into shards itself. Leave --shard out, or start each shard alone.")
-    labels = _labels(method.model, method.name)
+    asked = [parse_spec(text) for text in method.model]
+    labels = _labels(asked, method.name)
     choose_columns(scoring.metrics)  # unknown names fail before anything is loaded
-    specs = [with_preset(parse_spec(text), method.preset) for text in method.model]
-    benchmark = load(data.bench or embedded_benchmark(specs), data)
-    folders = {
-        label: (str(spec), (run.out or Path("runs") / benchmark.name) / label)
+    specs = [with_preset(spec, method.preset) for spec in asked]
+    bench = data.bench or embedded_benchmark(specs)
+    benchmark = load(bench, data)
+    configs = [
+        configure(
+            spec, benchmark, name=label, seed=run.seed, repeats=run.repeats, batch_size=run.batch_size,
+            negative_prompt=run.negative_prompt, device=machine.device, dtype=machine.dtype,
+        )
         for spec, label in zip(specs, labels, strict=True)
-    }
-    work = partial(
-        _evaluate, folders, benchmark, metrics=scoring.metrics, variants=scoring.variants, limit=data.limit,
-        seed=run.seed, repeats=run.repeats, batch_size=run.batch_size, negative_prompt=run.negative_prompt,
-        weights=metric_weights(scoring.weights), device=machine.device, dtype=machine.dtype,
-        low_memory=scoring.low_memory, retry_failed=run.retry_failed,
-        max_failed=failures.max_failed,
+    ]  # fmt: skip
+    wanted = Scoring(
+        scoring.metrics, scoring.variants, metric_weights(scoring.weights), machine.device,
+        low_memory=scoring.low_memory,
     )  # fmt: skip
-    if run.jobs > 1:
-        say(f"{run.jobs} processes share the work; the bars show the first one's part.")
-    return share(work, run.jobs) if run.jobs > 1 else work(run.shard)
+    session = Session(Shard.parse(run.shard) if run.shard else Shard(), run.retry_failed, failures.max_failed)
+    work = partial(_carry_out, configs, bench, data, wanted, run.out, session)
+    if run.jobs == 1:
+        return work(benchmark=benchmark)
+    say(f"{run.jobs} processes share the work; the bars show the first one's part.")
+    return share(partial(work, benchmark=benchmark), run.jobs, elsewhere=work)
 
 
-def _evaluate(
-    folders: dict[str, tuple[str, Path]], benchmark: Benchmark, shard: str | None, low_memory: bool, **settings: Any
+def _carry_out(
+    configs: list[RunConfig],
+    bench: str,
+    data: DataOptions,
+    scoring: Scoring,
+    out: Path | None,
+    session: Session,
+    shard: str | None = None,
+    benchmark: Benchmark | None = None,
 ) -> list[Run]:
-    """Run all methods, one after the other, with features that they share; ``folders`` is label: spec and folder."""
-    from brushbench.evaluation import evaluate
+    """Run all methods, one after the other, with features that they share; another process loads its own benchmark."""
+    from dataclasses import replace
+
+    from brushbench.engines.shard import Shard
+    from brushbench.evaluation import carry_out
     from brushbench.features import Features
 
-    features = Features(low_memory=low_memory)
-    return [
-        evaluate(
-            spec, benchmark, out=folder, name=label, features=features, shard=shard, low_memory=low_memory, **settings
-        )
-        for label, (spec, folder) in folders.items()
-    ]
+    scoring = replace(scoring, features=Features(low_memory=scoring.low_memory))
+    samples = load(bench, data) if benchmark is None else benchmark
+    session = replace(session, shard=Shard.parse(shard)) if shard else session
+    parent = out or Path("runs") / samples.name
+    return [carry_out(config, samples, scoring, out=parent / config.name, session=session) for config in configs]
 
 
-def _labels(models: list[str], names: list[str] | None) -> list[str]:
+def _labels(specs: list[Spec], names: list[str] | None) -> list[str]:
+    """Return a label per method: those given with --name for the first ones, their own for the others."""
     names = names or []
-    if names and len(names) != len(models):
-        raise UsageError(f"{len(names)} --name for {len(models)} --model. Give one --name for each --model, or none.")
-    labels = names or [model.strip().replace("/", "_") for model in models]
+    if len(names) > len(specs):
+        raise UsageError(f"{len(names)} --name for {len(specs)} --model. The first --name labels the first --model.")
+    labels = [*names, *(spec.label for spec in specs[len(names) :])]
     for label in labels:
         if not label.strip("."):
             raise UsageError(f"--name {label!r} cannot name a folder. Give it a letter or a digit.")
@@ -161,7 +179,7 @@ def inpaint(
         image,
         mask,
         prompt,
-        model=str(spec),
+        model=spec,
         masks=masks,
         blend_mode=blend,
         seed=seed,

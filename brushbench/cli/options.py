@@ -100,7 +100,8 @@ class MethodOptions:
         str | None, typer.Option("--preset", help="tiny, sd15, sdxl: weights of every --model that takes a preset.")
     ] = None
     name: Annotated[
-        list[str] | None, typer.Option("--name", help="Label of the --model at the same place. Repeatable.")
+        list[str] | None,
+        typer.Option("--name", help="Label of the first --model, then of the second. Repeatable."),
     ] = None
 
 

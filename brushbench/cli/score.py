@@ -41,7 +41,6 @@ def score(
     if (run is None) == (images is None):
         raise UsageError("Name either a run's folder or --images DIR, not both and not neither.")
     images_only = {
-        "bench": data.bench,
         "split": data.split != "all",
         "limit": data.limit,
         "name": name,
@@ -55,14 +54,12 @@ def score(
         scoring.metrics, scoring.variants, metric_weights(scoring.weights), device, low_memory=scoring.low_memory
     )
     if run is not None:
-        done = rescore(run, data=data.data, scoring=wanted)
-    else:
+        done = rescore(run, benchmark=data.bench, data=data.data, scoring=wanted)
+    elif images is not None:
         benchmark = load(data.bench or "photos", data)
-        label = name or str(images).strip("/").replace("/", "_")
+        label = name or images.expanduser().resolve().name.lstrip(".") or "images"
         folder = (out or Path("runs") / benchmark.name) / label
-        done = score_images(
-            str(images), benchmark, name=label, out=folder, limit=data.limit, scoring=wanted, notify=say
-        )
+        done = score_images(str(images), benchmark, name=label, out=folder, scoring=wanted, notify=say)
     show_runs([done], table)
     check_complete([done], failures.max_failed)
 

@@ -14,15 +14,16 @@ __all__ = ["share"]
 T = TypeVar("T")
 
 
-def share(work: Callable[[str], T], count: int) -> T:
-    """Call ``work("i/count")`` for every i in a process of its own, the first in this one; wait for all.
+def share(work: Callable[[str], T], count: int, elsewhere: Callable[[str], object]) -> T:
+    """Call ``work("1/count")`` in this process and ``elsewhere("i/count")`` for every other i in one of its own.
 
     The processes divide torch's threads between them. Where there are GPUs, the i-th takes the i-th, in turn, as
     ``cuda``. Only the first shows progress.
 
     Args:
-        work: takes a shard; importable and picklable, for the other processes start anew.
+        work: takes a shard.
         count: processes, at least 2.
+        elsewhere: likewise; importable and picklable, for the other processes start anew.
 
     Returns:
         What ``work`` returned in this process.
@@ -34,7 +35,7 @@ def share(work: Callable[[str], T], count: int) -> T:
 
     threads = max(1, torch.get_num_threads() // count)
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_join, args=(work, i, count, threads)) for i in range(2, count + 1)]
+    others = [context.Process(target=_join, args=(elsewhere, i, count, threads)) for i in range(2, count + 1)]
     for process in others:
         process.start()
     try:

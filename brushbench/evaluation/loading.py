@@ -19,13 +19,13 @@ __all__ = ["load_benchmark", "load_inpainter", "load_metric"]
 
 
 def load_benchmark(
-    name_or_path: str | Path, split: str | Sequence[str] = "all", limit: int | None = None, **options: Any
+    name_or_path: str | Path | Spec, split: str | Sequence[str] = "all", limit: int | None = None, **options: Any
 ) -> Benchmark:
     """Load a benchmark by name, or from a folder.
 
     Args:
         name_or_path: a registered name with its options (``editbench,prompt=full``), ``module:Class``,
-            ``file.py:Class``, or a folder, whose layout is recognised.
+            ``file.py:Class``, the same as a :class:`Spec`, or a folder, whose layout is recognised.
         split: ``all``, one name, or several.
         limit: how many pictures, in manifest order, for every split.
         **options: the loader's own, by name; an unknown one is refused.
@@ -36,8 +36,8 @@ def load_benchmark(
         UsageError: a benchmark that is not embedded, without its folder.
         BadRecordError: a record cannot be used.
     """
-    spec = Spec(str(name_or_path), {})
-    if not Path(spec.name).expanduser().exists():
+    spec = name_or_path if isinstance(name_or_path, Spec) else Spec(str(name_or_path), {})
+    if spec is not name_or_path and not Path(spec.name).expanduser().exists():
         spec = parse_spec(spec.name)
     name = spec.name
     if name not in registry.names("benchmark"):
@@ -63,12 +63,14 @@ def load_benchmark(
     return benchmark
 
 
-def load_inpainter(spec: str, device: str = "auto", dtype: str = "auto") -> Inpainter:
-    """Load a method: ``"brushnet,checkpoint=DIR,scale=0.8"``.
+def load_inpainter(spec: str | Spec, device: str = "auto", dtype: str = "auto") -> Inpainter:
+    """Load a method: ``"brushnet,checkpoint=DIR,scale=0.8"``, as text or as a :class:`Spec`.
 
     Raises:
         UnknownNameError: no such method or option.
         MissingWeightsError: its weights are not here; says how to get them.
     """
-    inpainter: Inpainter = registry.build("model", parse_spec(spec), {"device": device, "dtype": dtype})
+    inpainter: Inpainter = registry.build(
+        "model", parse_spec(spec) if isinstance(spec, str) else spec, {"device": device, "dtype": dtype}
+    )
     return inpainter

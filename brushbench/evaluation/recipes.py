@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from brushbench import registry
 from brushbench.benchmarks.memory import as_benchmark
-from brushbench.config import RunConfig, make_config
+from brushbench.config import RunConfig, RunHeader, make_config
+from brushbench.devices import choose_device
 from brushbench.engines.shard import Shard
-from brushbench.errors import BrushbenchError, DataError, RunError, UnknownNameError, UsageError
+from brushbench.errors import BrushbenchError, DataError, RunError, UnknownNameError, UsageError, printable
 from brushbench.evaluation.columns import choose_columns
 from brushbench.evaluation.generation import generate
 from brushbench.evaluation.loading import load_benchmark, load_inpainter
-from brushbench.evaluation.provenance import make_header
+from brushbench.evaluation.provenance import code_of, contents_of, make_header
 from brushbench.evaluation.scoring import Scoring, choose_variants, score
 from brushbench.evaluation.sources import ImageFolder, Method, NoPicture, Source
 from brushbench.features import Features
@@ -23,11 +25,26 @@ from brushbench.runs import Run
 from brushbench.store import RunFolder
 from brushbench.types import Benchmark, Inpainter, Picture, Sample, sample_seed
 
-__all__ = ["evaluate", "inpaint_one", "rescore", "score_images"]
+__all__ = ["Session", "carry_out", "configure", "evaluate", "inpaint_one", "rescore", "score_images"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """How much of a run is done now; no part of its identity.
+
+    Attributes:
+        shard: the part of the plan.
+        retry_failed: generate images that failed in an earlier session again.
+        max_failed: failed images that are tolerated before the first one comes out.
+    """
+
+    shard: Shard = field(default_factory=Shard)
+    retry_failed: bool = False
+    max_failed: int = 0
 
 
 def evaluate(
-    inpainter: str | Inpainter,
+    inpainter: str | Spec | Inpainter,
     benchmark: str | Path | Benchmark | Sequence[Sample] | Any,
     *,
     out: str | Path | None = None,
@@ -50,35 +67,36 @@ def evaluate(
     max_failed: int = 0,
     notify: Callable[[str], None] | None = None,
 ) -> Run:
-    """Run a method over a benchmark and score it; what is already there is not made again.
+    """Run a method over a benchmark and score it; what is already there is not generated again.
 
     Args:
         inpainter: a spec such as ``"brushnet,scale=0.8"``, or an object with the interface of an inpainter.
-        benchmark: a name, a folder, or a loaded benchmark (``split`` and ``limit`` are then its own); or a list of
+        benchmark: a name, a folder, or a loaded benchmark (which has its own split and limit); or a list of
             :class:`Sample`, a ``datasets.Dataset`` or a ``DataFrame``: see :mod:`brushbench.benchmarks.memory`.
         out: the run's folder; ``runs/BENCHMARK/NAME`` by default.
         name: label in tables; the spec by default.
         metrics: as in :class:`Scoring`.
         variants: as in :class:`Scoring`.
         split: ``all``, one, or several of inside, outside, brush.
-        limit: pictures in manifest order, for every split.
+        limit: images in manifest order, for every split.
         seed: of the run; each sample's own seed follows from it and the sample's id.
-        repeats: pictures a sample.
+        repeats: images per sample.
         batch_size: requests given to the method at once; part of the run's identity.
         negative_prompt: given with every request.
-        shard: ``i/n``: this process makes part i of n.
+        shard: ``i/n``: this process generates part i of n.
         weights: as in :class:`Scoring`.
         device: ``auto`` takes CUDA where there is one.
         dtype: of the method's weights.
         low_memory: keep one metric model in memory at a time.
         features: as in :class:`Scoring`; share one between calls on the same benchmark.
-        retry_failed: make pictures that failed in an earlier session again.
-        max_failed: failed pictures that are put up with: if more than that, and more than the first 7, fail before one
+        retry_failed: generate images that failed in an earlier session again.
+        max_failed: failed images that are tolerated: if more than that, and more than the first 7, fail before one
             comes out, the run stops.
         notify: called with sentences for a person; nothing is printed without it.
 
     Raises:
         UnknownNameError: an unknown name, before any weight is loaded.
+        UsageError: invalid settings, or ``split`` or ``limit`` with a loaded benchmark.
         ConfigMismatchError: the folder holds a run of other settings.
     """
     scoring = Scoring(metrics, variants, weights or {}, device, low_memory=low_memory, features=features)
@@ -87,18 +105,71 @@ def evaluate(
         data = load_benchmark(benchmark, split, limit)
     else:
         data = as_benchmark(benchmark, split if isinstance(split, str) else ",".join(split), limit)
-    spec = parse_spec(inpainter) if isinstance(inpainter, str) else Spec(type(inpainter).__name__, {})
-    source = Method(load_inpainter(inpainter, device, dtype) if isinstance(inpainter, str) else inpainter)
-    if source.capabilities.text:
-        data = data.with_captions()
-    label = str(spec).replace("/", "_") if name is None else name
-    config = make_config(
-        name=label, model=spec.name, options=dict(spec.options), benchmark=data.name,
-        splits=tuple(dict.fromkeys(s for _, s in data.keys)), limit=data.limit, seed=seed, repeats=repeats,
-        batch_size=batch_size, negative_prompt=negative_prompt, device=device, dtype=dtype,
+    spec = parse_spec(inpainter) if isinstance(inpainter, str) else inpainter
+    if not isinstance(spec, Spec):
+        spec = Spec(type(inpainter).__name__, {})
+    config = configure(
+        spec, data, name=name, seed=seed, repeats=repeats, batch_size=batch_size, negative_prompt=negative_prompt,
+        device=device, dtype=dtype,
     )  # fmt: skip
-    part = Shard.parse(shard) if shard else Shard()
-    return _run(source, data, config, scoring, out, part, retry_failed, max_failed, notify)
+    method = None if isinstance(inpainter, str | Spec) else inpainter
+    session = Session(Shard.parse(shard) if shard else Shard(), retry_failed, max_failed)
+    return carry_out(config, data, scoring, method=method, out=out, session=session, notify=notify)
+
+
+def configure(spec: Spec, benchmark: Benchmark, *, name: str | None = None, **settings: Any) -> RunConfig:
+    """Return the settings of a run of a method on a loaded benchmark.
+
+    Args:
+        spec: of the method.
+        benchmark: with the splits and the limit wanted.
+        name: label in tables; that of the spec by default.
+        **settings: further fields of :class:`RunConfig`; another name is refused.
+
+    Raises:
+        UsageError: invalid settings.
+    """
+    return make_config(
+        name=spec.label if name is None else name, model=spec.name, options=dict(spec.options),
+        benchmark=benchmark.name, splits=tuple(dict.fromkeys(s for _, s in benchmark.keys)), limit=benchmark.limit,
+        **settings,
+    )  # fmt: skip
+
+
+def carry_out(
+    config: RunConfig,
+    benchmark: Benchmark,
+    scoring: Scoring,
+    *,
+    method: Inpainter | None = None,
+    out: str | Path | None = None,
+    session: Session | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> Run:
+    """Generate and score what a run's settings ask for.
+
+    Args:
+        config: the settings.
+        benchmark: loaded, the one of ``config``.
+        scoring: what to compute.
+        method: an object in place of the one that ``config`` names.
+        out: the run's folder; ``runs/BENCHMARK/NAME`` by default.
+        session: how much of it is done now.
+        notify: called with sentences for a person.
+
+    Raises:
+        ConfigMismatchError: the folder holds a run of other settings.
+    """
+    spec = Spec(config.model, config.options)
+    source = Method(load_inpainter(spec, config.device, config.dtype) if method is None else method)
+    if source.capabilities.text:
+        benchmark = benchmark.with_captions()
+    takes_device = method is None and "device" in registry.option_names(registry.resolve("model", spec.name))
+    header = make_header(
+        source, benchmark, config, code=code_of(type(source.inpainter)), contents=contents_of(spec),
+        device=choose_device(config.device).type if takes_device else "",
+    )  # fmt: skip
+    return _run(source, benchmark, header, scoring, out, session or Session(), notify)
 
 
 def score_images(
@@ -107,7 +178,6 @@ def score_images(
     *,
     name: str,
     out: str | Path | None = None,
-    limit: int | None = None,
     scoring: Scoring | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Run:
@@ -118,7 +188,6 @@ def score_images(
         benchmark: what they answer.
         name: label in tables.
         out: the run's folder; ``runs/BENCHMARK/NAME`` by default.
-        limit: what ``benchmark`` was loaded with, for the record.
         scoring: what to compute.
         notify: called with sentences for a person.
 
@@ -133,45 +202,63 @@ def score_images(
             f"{images} holds no picture of {benchmark.name!r}. Name the pictures after its samples, the first "
             f"{source.path_of(*benchmark.keys[0])}, or score on another benchmark with --bench."
         )
-    config = make_config(name=name, model="images", benchmark=benchmark.name, splits=splits, limit=limit)
-    return _run(source, benchmark, config, scoring or Scoring(), out, Shard(), notify=notify)
+    header = make_header(source, benchmark, configure(Spec("images", {}), benchmark, name=name))
+    return _run(source, benchmark, header, scoring or Scoring(), out, Session(), notify)
 
 
 def rescore(
     path: str | Path,
     *,
+    benchmark: str | Path | Benchmark | None = None,
     data: str | Path | None = None,
     scoring: Scoring | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Run:
-    """Add or redo columns of a run whose pictures are made; every other column stays as it is.
+    """Add or redo columns of a run whose images are generated; every other column stays as it is.
 
     Args:
         path: the run's folder.
+        benchmark: the one it was made on, where it is not built in: ``file.py:Class``, ``module:Class`` or an object.
+            Code is never run because a record names it.
         data: the benchmark's folder, where it is neither embedded nor still where the run found it.
         scoring: what to compute.
         notify: called with sentences for a person.
 
     Raises:
         RunError: the run is not finished, or was made on other data.
+        UsageError: the run's benchmark is not built in, and ``benchmark`` does not name it.
     """
     scoring = scoring or Scoring()
     choose_columns(scoring.metrics)
     run = Run.open(path)
-    options = dict(run.header["where"]["loaded_with"]) | ({"root": str(data)} if data else {})
-    benchmark = registry.build(
-        "benchmark",
-        Spec(run.config.benchmark, options),
-        {"split": ",".join(run.config.splits), "limit": run.config.limit},
-    )
-    if run.config.model != "images" and run.header["capabilities"]["text"]:
-        benchmark = benchmark.with_captions()
-    if benchmark.manifest["sha256"] != run.header["benchmark"]["sha256"]:
+    loaded = _benchmark_of(run, benchmark, data)
+    if run.config.model != "images" and run.header.capabilities.text:
+        loaded = loaded.with_captions()
+    if loaded.manifest.get("sha256") != run.header.benchmark.sha256:
         raise RunError(
-            f"{path} was made on other data than {run.config.benchmark!r} holds now. Name the right folder with --data."
+            f"{path} was made on other data than {loaded.name!r} holds now. Name the right folder with --data."
         )
-    _tell(score(RunFolder(path), benchmark, scoring, redo=True), notify)
+    _tell(score(RunFolder(path), loaded, scoring, redo=True), notify)
     return Run.open(path)
+
+
+def _benchmark_of(run: Run, benchmark: str | Path | Benchmark | None, data: str | Path | None) -> Benchmark:
+    """Load the benchmark of a run again, with its splits and its limit; only a built-in one by what the record says."""
+    if benchmark is not None and not isinstance(benchmark, str | Path):
+        return benchmark
+    root = {"root": str(data)} if data else {}
+    if benchmark is not None:
+        return load_benchmark(benchmark, run.config.splits, run.config.limit, **root)
+    name, options = run.header.bench.name, {**run.header.bench.options, **root}
+    if name not in registry.BUILTIN["benchmark"]:
+        raise UsageError(
+            f"{run.path} was made on {printable(repr(name or run.config.benchmark))}, which is not built in, and code "
+            "is never run because a run names it. Name the benchmark yourself with --bench file.py:Class."
+        )
+    found: Benchmark = registry.build(
+        "benchmark", Spec(name, options), {"split": ",".join(run.config.splits), "limit": run.config.limit}
+    )
+    return found
 
 
 def inpaint_one(
@@ -179,7 +266,7 @@ def inpaint_one(
     mask: str | Path,
     prompt: str,
     *,
-    model: str,
+    model: str | Spec,
     masks: str = "white",
     blend_mode: str = "blur",
     seed: int = 1234,
@@ -223,7 +310,7 @@ def inpaint_one(
     sample = Sample(Path(image).stem, picture, hole, prompt, "inside")
     method = Method(load_inpainter(model, device, dtype))
     if method.capabilities.needs_reference:
-        raise UsageError(f"{model!r} is a reference line, which returns the answer. Name a method that makes one.")
+        raise UsageError(f"{str(model)!r} is a reference line, which returns the answer. Name a method that makes one.")
     answer = method.answers([sample], [sample_seed(seed, sample.id)], negative_prompt)[0]
     if isinstance(answer, NoPicture):
         raise BrushbenchError(f"{model} made no picture: {answer.reason}.")
@@ -233,19 +320,18 @@ def inpaint_one(
 def _run(
     source: Source,
     benchmark: Benchmark,
-    config: RunConfig,
+    header: RunHeader,
     scoring: Scoring,
     out: str | Path | None,
-    shard: Shard,
-    retry_failed: bool = False,
-    max_failed: int = 0,
-    notify: Callable[[str], None] | None = None,
+    session: Session,
+    notify: Callable[[str], None] | None,
 ) -> Run:
     choose_variants(scoring.variants, source.capabilities)  # an unknown name fails before any picture is made
-    folder = RunFolder(out or Path("runs") / config.benchmark / config.name)
-    folder.begin(make_header(source, benchmark, config))
-    generate(folder, source, benchmark, config, shard, retry_failed, max_failed)
-    _tell(score(folder, benchmark, scoring, shard), notify)
+    config = header.config
+    folder = RunFolder(Path(out).expanduser() if out else Path("runs") / config.benchmark / config.name)
+    folder.begin(header)
+    generate(folder, source, benchmark, config, session.shard, session.retry_failed, session.max_failed)
+    _tell(score(folder, benchmark, scoring, session.shard), notify)
     return Run(folder)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from brushbench import registry
 from brushbench.devices import check_device
@@ -21,7 +20,7 @@ from brushbench.runs import Run
 from brushbench.store import PictureRow, RunFolder, ScoreRow
 from brushbench.types import Benchmark, Capabilities, Metric, Picture, Sample, Score, Scored, Unscored
 from brushbench.variants import VARIANTS, make_variant
-from brushbench.weights import HUB_ID
+from brushbench.weights import is_hub_id
 
 __all__ = ["Scoring", "choose_variants", "score"]
 
@@ -56,8 +55,7 @@ class Scoring:
             metric = metric_class(name)
             if "weights" not in registry.option_names(metric):
                 raise UsageError(f"Metric {name!r} needs no weights. Leave --weights {name}= out.")
-            fetched = HUB_ID.fullmatch(place) and not Path(place).exists()
-            missing = None if fetched else metric.available(place)
+            missing = None if is_hub_id(place) else metric.available(place)
             if missing:
                 raise UsageError(f"--weights {name}={place}: {missing}")
 
@@ -90,7 +88,7 @@ def score(
             f"{folder.path} lacks {len(left)} of {len(mine)} batches. Finish it with the `brushbench eval` command "
             "that began it, then score."
         )
-    variants = choose_variants(scoring.variants, Capabilities(**run.header["capabilities"]))
+    variants = choose_variants(scoring.variants, run.header.capabilities)
     columns, unavailable = load_columns(scoring, benchmark)
     pictures = len(benchmark) * run.config.repeats
     # `redo` computes what is asked for again; what other settings left in the column has to go in any case.

@@ -67,7 +67,7 @@ class Gathered:
         """Whether the column's value follows from pasting the kept pixels back, not from how good the method is."""
         values = self.columns[column.metric]
         scored = values[~np.isnan(values)]
-        pasted = self.variant == "pasted" or self.run.header["capabilities"].get("background") == "exact"
+        pasted = self.variant == "pasted" or self.run.header.capabilities.background == "exact"
         return bool(np.isinf(scored).all()) or (pasted and column.region == "keep")
 
 
@@ -128,13 +128,13 @@ def _rows(run: Run, protocol: str, by: str | None) -> Iterator[Gathered]:
         return
     scores = per_sample(scores[scores["protocol"] == protocol])
     headers = {name.partition("@")[0]: h for name, h in run.metrics.items() if name.partition("@")[2] == protocol}
-    benchmark = run.header["benchmark"]
+    benchmark = run.header.benchmark
     for (split, prompt_variant), part in scores.groupby(["split", "prompt_variant"], sort=False):
         for group, some in _groups(run, part, by):
             ids = tuple(sorted(some["sample"].unique()))
             question = Question(
-                str(benchmark.get("name")),
-                str(benchmark.get("sha256", "")),
+                benchmark.name,
+                benchmark.sha256,
                 str(split),
                 str(prompt_variant),
                 group,

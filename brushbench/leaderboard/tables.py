@@ -171,8 +171,8 @@ def _with_unscored(table: Table, parts: Sequence[Gathered], waiting: Sequence[Ru
 
 
 def _plan(run: Run) -> tuple[object, ...]:
-    benchmark = run.header["benchmark"]
-    return benchmark.get("name"), benchmark.get("sha256"), run.header["plan"]["keys_sha256"]
+    header = run.header
+    return header.benchmark.name, header.benchmark.sha256, header.plan.keys_sha256
 
 
 def _key(question: Question) -> _Key:

@@ -11,7 +11,6 @@ epoch, wherever reading begins.
 from __future__ import annotations
 
 import json
-import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,13 +26,13 @@ from brushbench.errors import DataError, UnusableError
 from brushbench.masks import MaskError, decode_rle
 from brushbench.pictures import open_picture, to_rgb
 from brushbench.types import Picture
+from brushbench.weights import is_hub_id
 
 __all__ = ["BrokenRecordError", "BrushData", "TrainingPicture", "read_record"]
 
 FIELDS = ("image", "caption", "segmentation", "height", "width")
 SHUFFLE_BUFFER = 256  # records, about 40 MB
 PATIENCE = 1000  # unusable records in a row after which something else must be wrong
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class BrokenRecordError(DataError):
@@ -229,7 +228,7 @@ def _tars(source: str) -> Sequence[str]:
         if found:
             return found
         raise DataError(f"There is no .tar in {path}. Give the folder of BrushData's shards.")
-    if HUB_ID.fullmatch(source):
+    if is_hub_id(source):
         return [f"hf://datasets/{source}/**.tar"]
     raise DataError(f"There is neither a folder, a tar nor a hub id {source!r}. Give the folder of BrushData's shards.")
 

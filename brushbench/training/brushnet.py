@@ -32,10 +32,11 @@ from brushbench.errors import ConfigMismatchError, MissingWeightsError, UnknownN
 from brushbench.masks import inverted, opening, random_brush_hole, uneven_disc
 from brushbench.registry import Spec, parse_spec
 from brushbench.tiny.scenes import caption, render, sample_scene
-from brushbench.training.brushdata import HUB_ID, BrushData, TrainingPicture
+from brushbench.training.brushdata import BrushData, TrainingPicture
 from brushbench.training.loop import Draw, contact_sheet, fit
 from brushbench.training.settings import FitConfig, FitResult
 from brushbench.types import JSON, NEUTRAL_GREY, Benchmark, Hole, Picture
+from brushbench.weights import is_hub_id
 from brushnet import BrushNetModel
 from brushnet.checkpoints import load_brushnet
 from brushnet.training import BrushNetTrainingStep, inpainting_pipeline
@@ -224,7 +225,7 @@ def open_pictures(data: str, masks: str) -> Pictures:
     spec = parse_spec(data)
     if spec.name in registry.names("benchmark"):
         return BenchmarkPictures(registry.build("benchmark", spec).with_captions())
-    if HUB_ID.fullmatch(data):
+    if is_hub_id(data):
         return Tars(data, masks == "segmentation")
     raise UnknownNameError("data", data, ["scenes", "a folder of tars", *registry.names("benchmark")])
 

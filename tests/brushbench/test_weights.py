@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -17,6 +18,8 @@ from brushbench.weights import (
     Needs,
     WeightFile,
     assemble,
+    find_place,
+    is_hub_id,
     locate,
     materialise,
     read_json,
@@ -262,3 +265,31 @@ def test_json_nested_without_end_is_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(WeightsError, match="not readable JSON"):
         read_json(tmp_path / "config.json")
+
+
+def test_one_function_finds_files_folders_trainings_and_hub_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five places told hub ids apart, each by a rule of its own; the output of a training was taken nowhere."""
+
+    def download(hub_id: str) -> str:
+        return f"snapshots/{hub_id}"
+
+    monkeypatch.chdir(tmp_path)
+    assert find_place("owner/name", download) == Path("snapshots/owner/name")
+    (tmp_path / "owner" / "name" / "model").mkdir(parents=True)
+    assert find_place("owner/name", download) == Path("owner/name")  # what is here wins
+    (tmp_path / "owner" / "name" / "model" / "config.json").touch()
+    assert find_place("owner/name", download) == Path("owner/name/model")  # a training's output
+    (tmp_path / "owner" / "name" / "model_index.json").touch()
+    assert find_place("owner/name", download) == Path("owner/name")  # a pipeline with a part of that name
+    assert find_place(tmp_path / "weights.safetensors", download) == tmp_path / "weights.safetensors"
+    assert [is_hub_id(text) for text in ("./a", "a/b/c", "~/a", "a", "/a/b", "a,b/c")] == [False] * 6
+
+
+def test_a_hub_id_that_cannot_be_downloaded_is_one_sentence() -> None:
+    def download(hub_id: str) -> str:
+        raise RuntimeError("no network")
+
+    with pytest.raises(MissingWeightsError, match=r"owner/name could not be downloaded from the hub \(RuntimeError\)"):
+        find_place("owner/name", download)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from brushbench.config import read_header
 from brushbench.store import RunFolder, ScoreRow
 
 Scores = Sequence[float | None]
@@ -40,12 +41,13 @@ def write_run(
     repeats = len(first) if _nested(first) else 1
     count = len(first[0]) if _nested(first) else len(first)  # type: ignore[arg-type]
     config = {"name": name, "model": name, "benchmark": benchmark, "seed": seed, "repeats": repeats, "splits": [split]}
-    run.begin({
+    record = {
         "schema": 1, "config": config, "method": {"method": name}, "benchmark": {"name": benchmark, "sha256": data},
         "capabilities": {"needs_reference": reference, "background": background},
         "plan": {"batches": 1, "pictures": count * repeats, "keys_sha256": keys},
         "software": {"brushbench": "0"}, "where": {"loaded_with": {}},
-    })  # fmt: skip
+    }  # fmt: skip
+    run.begin(read_header(record, "run.json"))
     names = list(ids or [str(i) for i in range(count)])
     for metric, values in scores.items():
         rows = [
