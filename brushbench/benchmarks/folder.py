@@ -35,7 +35,8 @@ _Files: TypeAlias = "dict[str, list[Path]]"  # by key
 
 
 class Folder(LazyBenchmark):
-    """Pictures, captions and masks found by their names.
+    """A folder of yours: images/NAME.jpg, masks/NAME.png (white = hole), captions.json (or .csv, .txt, or NAME.txt),
+    or metadata.csv (or .jsonl, .parquet) with the columns file_name, text and mask, as `datasets` reads folders.
 
     Layout::
 
@@ -284,8 +285,9 @@ def _record(key: str, found: _Found, splits: tuple[str, ...], read_mask: partial
             raise UnusableError(
                 f"there are two masks of that name, {files[0].name} and {files[1].name}", "Rename or remove one"
             )
-        wanted = _child(found.root, "masks") or found.images
-        holes[split] = read_mask(files[0] if files else wanted / f"{key}.png")
+        folder = _child(found.root, "masks")
+        wanted = folder / f"{key}.png" if folder else found.images / f"{key}{MASK_ENDING}.png"
+        holes[split] = read_mask(files[0] if files else wanted)
     used = {*NAME_COLUMNS, *CAPTION_COLUMNS, *(name for row in rows for _, name in _mask_columns(row.columns, ""))}
     meta = {name: value for row in rows for name, value in extra_columns(row.columns, used).items()}
     return Record(_id(key), caption, picture, holes or {"brush": BrushHole(_id(key))}, meta)
