@@ -12,7 +12,7 @@ from html import escape
 
 __all__ = ["LONGEST", "csv_cell", "html", "latex", "markdown", "message", "terminal"]
 
-LONGEST = 300  # characters of one name in any output
+LONGEST = 1000  # characters of one name or remark in any output
 LONGEST_MESSAGE = 20_000
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, bidirectional marks, surrogates, line separators
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")

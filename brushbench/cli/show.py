@@ -37,17 +37,24 @@ def leaderboard(
         str | None, typer.Option("--by", help="One table per value of a key of the samples' metadata: category.")
     ] = None,
     sort: Annotated[str | None, typer.Option("--sort", help="A column: its best row first.")] = None,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Beside the article's rows, under the protocol brushnet-paper."),
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")] = None,
 ) -> None:
     """Compare runs: methods x metrics per split in the paper's scales, with n and missing."""
-    from brushbench.leaderboard import make_tables, open_runs, render
+    from brushbench.leaderboard import make_tables, open_runs, render, with_published
 
     if output is not None:
         check_output(output)
     opened = open_runs(runs)
     wanted = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
     shown = table.spread != "none" or form in ("csv", "json")
-    tables = make_tables(opened, table.protocol, metrics=wanted, split=split, by=by, sort=sort, intervals=shown)
+    protocol = "brushnet-paper" if published else table.protocol
+    tables = make_tables(opened, protocol, metrics=wanted, split=split, by=by, sort=sort, intervals=shown)
+    if published:
+        tables = with_published(tables, wanted, split)
     text = render(tables, form, spread=table.spread)
     if output is not None:
         output.write_text(text + "\n", "utf-8")
@@ -55,7 +62,7 @@ def leaderboard(
     elif text:
         typer.echo(text)
     say_unavailable(opened)
-    scored = _say_unscored(opened, table.protocol)
+    scored = _say_unscored(opened, protocol)
     check_complete(opened, failures.max_failed)
     if not scored:
         raise typer.Exit(RunError.exit_code)
@@ -75,11 +82,17 @@ def _say_unscored(runs: list[Run], protocol: str) -> bool:
 
 @app.command(name="list", epilog="Example: [bold]brushbench list metrics[/]")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="models, metrics or benchmarks; all three without it.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="models, metrics, benchmarks or published; the first three without it.")
+    ] = None,
 ) -> None:
     """Show what there is, what each needs, and whether it is here."""
     from brushbench.inventory import KINDS, inventory
+    from brushbench.published import listing
 
+    if kind == "published":
+        print_table(*listing())
+        return
     for shown in [kind] if kind is not None else KINDS:
         print_table(*inventory(shown))
 

@@ -118,7 +118,7 @@ def _heading(column: Column, notes: list[str]) -> Heading:
 
 
 def _method(row: Row, notes: list[str]) -> str:
-    name = row.method if row.variant == "raw" else f"{row.method} ({row.variant})"
+    name = row.method if row.variant == "raw" or row.published else f"{row.method} ({row.variant})"
     own = [text for text in (row.incomplete and f"not ranked: {row.incomplete}", row.published) if text]
     return name + "".join(f" [{number}]" for number in _numbers(own, notes))
 
