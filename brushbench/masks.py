@@ -48,6 +48,7 @@ __all__ = [
     "opening",
     "random_brush_hole",
     "square_around",
+    "tight_box",
     "uneven_disc",
 ]
 
@@ -425,6 +426,14 @@ def inverted(hole: Hole) -> Hole:
 # -------------------------------------------------------------------------------------------- shapes around a hole
 
 
+def tight_box(mask: Hole) -> tuple[slice, slice] | None:
+    """Return the rows and columns of the smallest box that holds a mask, or ``None`` if the mask is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
 def square_around(mask: Hole, context: float, least: float) -> tuple[float, float, float, float]:
     """Return the square around a mask's bounding box, moved to lie in the picture.
 
@@ -437,8 +446,10 @@ def square_around(mask: Hole, context: float, least: float) -> tuple[float, floa
         Its left, top, right and lower edge in pixels: x0, y0, x1, y1.
     """
     height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, bottom, left, right = (int(edge) for edge in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
+    tight = tight_box(mask)
+    if tight is None:
+        raise MaskError("the mask marks no pixel, expected at least one")
+    top, bottom, left, right = tight[0].start, tight[0].stop, tight[1].start, tight[1].stop
     side = min(max(context * max(bottom - top, right - left), least), min(height, width))
     x0 = min(max((left + right - side) / 2, 0.0), width - side)
     y0 = min(max((top + bottom - side) / 2, 0.0), height - side)

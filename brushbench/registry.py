@@ -62,10 +62,13 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "attribute_accuracy": "brushbench.metrics.attribute_accuracy:AttributeAccuracy",
         "clip_score": "brushbench.metrics.clip:ClipScore",
         "clip_score_crop": "brushbench.metrics.clip_crop:ClipScoreCrop",
+        "clip_score_local": "brushbench.metrics.clip_local:ClipScoreLocal",
         "aesthetic": "brushbench.metrics.aesthetic:Aesthetic",
         "image_reward": "brushbench.metrics.image_reward:ImageReward",
         "hps_v2": "brushbench.metrics.hps:HpsV2",
         "hps_v2.1": "brushbench.metrics.hps:HpsV21",
+        "pick_score": "brushbench.metrics.pick_score:PickScore",
+        "inpaint_reward": "brushbench.metrics.inpaint_reward:InpaintReward",
     },
     "benchmark": {
         "brushbench": "brushbench.benchmarks.brushbench:BrushBench",

@@ -51,7 +51,7 @@ Hole: TypeAlias = npt.NDArray[np.bool_]  # (H, W), True = repaint
 Region: TypeAlias = Literal["whole", "hole", "keep", "boundary"]
 
 SPLITS = ("inside", "outside", "brush")
-PROTOCOLS = ("standard", "brushnet-paper")
+PROTOCOLS = ("standard", "brushnet-paper", "freeinpaint")
 NEUTRAL_GREY = 127
 
 
@@ -339,7 +339,8 @@ class Metric(Protocol):
         unit: of a score, empty where it has none.
         display: what tables show: heading suffix and factor, such as ``("x10³", 1e3)``. Stored scores are not scaled.
         protocols: those it has.
-        auto_protocols: those that are computed when none is named; ``None``: all of ``protocols``.
+        auto_protocols: those that are computed when none is named; ``None``: all of ``protocols``. Empty: ``--metrics
+            auto`` leaves the metric out, and its bare name means the first of ``protocols``.
         caveats: what a reader must know of a column, by protocol; stored with the scores and shown under the table.
         needs: the files it needs.
         required_meta: keys that a sample's ``meta`` must have; on other benchmarks ``--metrics auto`` leaves it out.

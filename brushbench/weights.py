@@ -35,6 +35,7 @@ __all__ = [
     "materialise",
     "read_json",
     "read_shapes",
+    "read_tensor",
     "read_tensors",
     "resolve",
     "sha256_file",
@@ -348,6 +349,23 @@ def _strange_dtypes() -> frozenset[torch.dtype]:
 
     known = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.bool}
     return frozenset(value for value in vars(torch).values() if isinstance(value, torch.dtype)) - known
+
+
+def read_tensor(path: Path, name: str) -> Tensor:
+    """Read one tensor of a state dict; of a safetensors file nothing else is read.
+
+    Raises:
+        WeightsError: as :func:`read_tensors`, or there is no such tensor.
+    """
+    from safetensors import safe_open
+
+    if name not in read_shapes(path):
+        raise WeightsError(f"{path} holds no {name}. Fetch the original weights.")
+    if path.suffix != ".safetensors":
+        return read_tensors(path)[name]
+    with safe_open(path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+        return tensor
 
 
 def read_shapes(path: Path) -> dict[str, Tensor]:

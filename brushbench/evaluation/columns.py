@@ -168,6 +168,8 @@ def choose_columns(metrics: str | Sequence[str]) -> list[tuple[str, str]]:
         if at and protocol not in cls.protocols:
             raise UsageError(f"Metric {name!r} has no protocol {protocol!r}. It has {', '.join(cls.protocols)}.")
         unasked = cls.protocols if cls.auto_protocols is None else cls.auto_protocols
+        if metrics != "auto" and not unasked:  # never in auto, but named here
+            unasked = cls.protocols[:1]
         pairs += [(name, p) for p in ([protocol] if at else unasked)]
     return list(dict.fromkeys(pairs))
 

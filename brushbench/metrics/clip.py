@@ -15,6 +15,7 @@ from brushbench.metrics.clip_model import (
     transformers_ids,
     unit,
 )
+from brushbench.types import Unscored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ class ClipScore(ModelMetric):
     region: Region = "whole"
     protocols: ClassVar[tuple[str, ...]] = ("standard", "brushnet-paper")
     reads_caption: ClassVar[bool] = True
+    keeps_end_token: ClassVar[Mapping[str, bool]] = {"standard": True, "brushnet-paper": False}  # of a long caption
     needs: ClassVar[tuple[Needs, ...]] = (CLIP_VIT_L14,)
     caveats: ClassVar[Mapping[str, str]] = {
         "standard": "judges the kept pixels too",
@@ -64,11 +66,18 @@ class ClipScore(ModelMetric):
 
     def _ids(self, prompt: str) -> tuple[list[int], bool]:
         """Return the token ids of a caption, and whether it was cut."""
-        published = self.protocol == "brushnet-paper"
-        ids, cut = transformers_ids(prompt, self._clip.context, keep_end=not published)
-        if cut and published:
+        keep_end = self.keeps_end_token[self.protocol]
+        ids, cut = transformers_ids(prompt, self._clip.context, keep_end=keep_end)
+        if cut and not keep_end:
             self._warn_once(
                 f"a caption of more than {self._clip.context} tokens loses its end token, as in the published script, "
-                "so all such captions get the same embedding; the standard protocol keeps it"
+                "so all such captions get the same embedding"
             )
         return ids, cut
+
+    def _other_size(self, picture: Picture, sample: Sample) -> Unscored | None:
+        """Return why the hole cannot be found in a picture of another size; for metrics of the hole's box."""
+        if picture.shape[:2] == sample.hole.shape:
+            return None
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        return Unscored(f"the picture is {size}, its hole {sample.hole.shape[1]}x{sample.hole.shape[0]}")

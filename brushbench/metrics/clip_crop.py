@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
+from brushbench.masks import tight_box
 from brushbench.metrics.clip import ClipScore
 from brushbench.types import Unscored
 
@@ -28,17 +27,17 @@ def hole_box(hole: Hole) -> tuple[slice, slice] | None:
         Slices that hold every hole pixel, the shorter side of the tight box widened evenly to the longer one and
         shifted to stay inside; ``None`` without a hole.
     """
-    rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
-    if not rows.size:
+    tight = tight_box(hole)
+    if tight is None:
         return None
-    side = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    return _widened(rows, side, hole.shape[0]), _widened(columns, side, hole.shape[1])
+    side = max(edge.stop - edge.start for edge in tight)
+    return _widened(tight[0], side, hole.shape[0]), _widened(tight[1], side, hole.shape[1])
 
 
-def _widened(taken: np.ndarray[tuple[int], np.dtype[np.intp]], side: int, limit: int) -> slice:
+def _widened(taken: slice, side: int, limit: int) -> slice:
     """Return ``side`` positions around the taken ones, inside 0..limit."""
     length = min(side, limit)
-    start = (int(taken[0]) + int(taken[-1]) + 1 - length) // 2
+    start = (taken.start + taken.stop - length) // 2
     start = min(max(start, 0), limit - length)
     return slice(start, start + length)
 
@@ -70,8 +69,4 @@ class ClipScoreCrop(ClipScore):
         return scores
 
     def _fault(self, picture: Picture, sample: Sample) -> Unscored | None:
-        fault = super()._fault(picture, sample)
-        if fault is None and picture.shape[:2] != sample.hole.shape:
-            size = f"{picture.shape[1]}x{picture.shape[0]}"
-            return Unscored(f"the picture is {size}, its hole {sample.hole.shape[1]}x{sample.hole.shape[0]}")
-        return fault
+        return super()._fault(picture, sample) or self._other_size(picture, sample)

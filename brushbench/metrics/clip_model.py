@@ -78,7 +78,8 @@ def find_config(weights: WeightFile, published: str = PUBLISHED) -> dict[str, An
     path = weights.beside("config.json")
     if path is not None:
         config = read_json(path)
-        return _translated(config, str(path)) if config.get("model_type") == "clip" else _open_clip(config, str(path))
+        of_transformers = config.get("model_type") == "clip" or "vision_config" in config
+        return _translated(config, str(path)) if of_transformers else _open_clip(config, str(path))
     import open_clip
 
     return _open_clip(open_clip.get_model_config(published), published)

@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from brushbench.errors import WeightsError, printable
 
-__all__ = ["ClipConfig", "Ratio", "Sizes", "checked"]
+__all__ = ["BlipText", "BlipVision", "ClipConfig", "Depth", "Fraction", "Sizes", "Switch", "Width", "checked"]
 
 Width = Annotated[int, Field(strict=True, ge=1, le=16_384)]  # channels, pixels, heads
+Switch = Annotated[bool, Field(strict=True)]
 Depth = Annotated[int, Field(strict=True, ge=1, le=128)]  # layers
 Tokens = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Ratio = Annotated[float, Field(gt=0, le=64, allow_inf_nan=False)]
-Epsilon = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
 class Sizes(BaseModel):
@@ -52,7 +53,7 @@ class ClipConfig(Sizes):
     embed_dim: Width
     vision_cfg: ClipVision
     text_cfg: ClipText
-    quick_gelu: Annotated[bool, Field(strict=True)] = False
+    quick_gelu: Switch = False
 
 
 class BlipVision(Sizes):
@@ -64,7 +65,7 @@ class BlipVision(Sizes):
     patch: Width
     image_size: Width
     mlp_ratio: Ratio
-    layer_norm_eps: Epsilon
+    layer_norm_eps: Fraction
 
 
 class BlipText(Sizes):
@@ -75,7 +76,7 @@ class BlipText(Sizes):
     num_attention_heads: Width
     intermediate_size: Annotated[int, Field(strict=True, ge=1, le=65_536)]
     hidden_act: Annotated[str, Field(strict=True, pattern=r"gelu|gelu_new|relu|silu")]
-    layer_norm_eps: Epsilon
+    layer_norm_eps: Fraction
     max_position_embeddings: Width
     vocab_size: Tokens
 

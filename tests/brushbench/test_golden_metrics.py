@@ -26,8 +26,11 @@ KINDS = {  # a case is known by what it records, not by its folder's name
     "pixel": lambda case: "rle" in case,
     "clip": lambda case: "aesthetic" in case,
     "hps": lambda case: "create_call" in case,
-    "image_reward": lambda case: "mlp_input" in case,
+    "image_reward": lambda case: "mlp_input" in case and "mlp_hidden" not in case,
     "tokens": lambda case: "vocab_sha256" in case,
+    "pick": lambda case: "logit_scale_exp" in case,
+    "prefer": lambda case: "mlp_hidden" in case,
+    "local": lambda case: "local_clip" in str(case.get("results")),
 }
 
 
@@ -245,3 +248,46 @@ def test_image_reward_tokens(tokens_case):
         found = tokenizer(row["prompt"], padding="max_length", truncation=True, max_length=case["max_length"])
         assert found["input_ids"] == row["input_ids"], row["prompt"]
         assert found["attention_mask"] == row["attention_mask"]
+
+
+# Metrics of other papers ----------------------------------------------------------------------------------------------
+
+
+def read_hole(folder: Path, name: str) -> np.ndarray:
+    return read_picture(folder, name)[..., 0] > 0
+
+
+def test_pick_score(pick_case, folders):
+    case = read_case(pick_case)
+    metric = load("pick_score", folders(pick_case), "standard")
+    scores = score_all(metric, pick_case, case, case["results"])
+    assert scores == pytest.approx([r["pickscore"] for r in case["results"]], abs=1e-4)
+    cut = [len(case["input_ids"][r["prompt"]]) == 77 for r in case["results"]]
+    assert [isinstance(score, Scored) for score in scores] == cut
+    for prompt, ids in zip(case["prompts"], case["input_ids"], strict=True):
+        assert transformers_ids(prompt, 77, keep_end=True)[0] == ids
+
+
+@pytest.mark.parametrize(("protocol", "recorded"), [("standard", "score_masked"), ("freeinpaint", "score_binary")])
+def test_inpaint_reward(prefer_case, folders, protocol, recorded):
+    case = read_case(prefer_case)
+    pictures = [read_picture(prefer_case, r["image"]) for r in case["results"]]
+    samples = [
+        make_sample(read_picture(prefer_case, r["masked"]), read_hole(prefer_case, r["mask"])) for r in case["results"]
+    ]
+    scores = load("inpaint_reward", folders(prefer_case), protocol)(pictures, samples)
+    assert scores == pytest.approx([r[recorded]["eval"] for r in case["results"]], abs=1e-4)
+
+
+@pytest.mark.parametrize(("protocol", "recorded"), [("standard", "hdpainter_clip"), ("freeinpaint", "local_clip")])
+def test_local_clip(local_case, folders, protocol, recorded):
+    case = read_case(local_case)
+    pictures = [read_picture(local_case, r["image"]) for r in case["results"]]
+    samples = [
+        make_sample(p, read_hole(local_case, r["mask"]), case["prompts"][r["prompt"]])
+        for p, r in zip(pictures, case["results"], strict=True)
+    ]
+    too_long = any(len(ids) == 77 for ids in case["hf_ids"])
+    with pytest.warns(PublishedDefectWarning, match="end token") if too_long else contextlib.nullcontext():
+        scores = load("clip_score_local", folders(local_case), protocol)(pictures, samples)
+    assert scores == pytest.approx([r[recorded] for r in case["results"]], abs=1e-4)

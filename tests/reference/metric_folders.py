@@ -39,9 +39,18 @@ def weight_folder(case_folder: Path, target: Path) -> Path:
     """Lay a recorded case out as a metric's ``weights=`` folder: dense weights, config.json, vocabulary files."""
     case = json.loads((case_folder / "case.json").read_text())
     target.mkdir(parents=True, exist_ok=True)
-    save_file(dense_weights(case_folder, case), target / "weights.safetensors")
+    of_transformers = "hidden_act" in case  # a CLIPModel folder
+    file = "model.safetensors" if of_transformers else "weights.safetensors"
+    save_file(dense_weights(case_folder, case), target / file)
     config = case.get("config") or ({"vision": case["vision"]} if "vision" in case else None)
-    if config is not None:
+    if "mlp_hidden" in case:
+        config = {key: case[key] for key in ("clip", "vit", "mlp_input", "mlp_hidden")}
+    if of_transformers:
+        from transformers import CLIPConfig
+
+        towers = {f"{name}_config": config[name] for name in ("text", "vision")}
+        CLIPConfig(**towers, projection_dim=config["projection_dim"]).save_pretrained(target)
+    elif config is not None:
         if "quick_gelu" in case:
             config["quick_gelu"] = case["quick_gelu"]
         (target / "config.json").write_text(json.dumps(config))
