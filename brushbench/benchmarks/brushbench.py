@@ -14,6 +14,7 @@ published inside holes are sometimes larger than the object that the outside hol
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ def find_mapping(root: Path, folder_names: tuple[str, ...] = FOLDER_NAMES, how_t
         return root
     for folder in (root, *(root / name for name in folder_names)):
         for name in MAPPING_NAMES:
-            if (folder / name).is_file():
+            if os.path.lexists(folder / name):  # what is no regular file is refused by name when it is read
                 return folder / name
     there = "There is no such folder" if not root.is_dir() else f"It holds no {' or '.join(MAPPING_NAMES)}"
     raise DataError(

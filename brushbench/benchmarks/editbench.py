@@ -18,6 +18,7 @@ checkpoint; the copy that its authors made, the second layout, was never release
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from brushbench.benchmarks.brushbench import caption_of, find_mapping, picture_o
 from brushbench.benchmarks.holes import MaskFile, RLEHole
 from brushbench.benchmarks.tables import extra_columns
 from brushbench.errors import BadRecordError, DataError, UnknownNameError, UnusableError, UsageError
-from brushbench.files import read_bytes
+from brushbench.files import read_bytes, read_text
 from brushbench.pictures import ImageFile
 
 if TYPE_CHECKING:
@@ -174,14 +175,13 @@ def _google(folder: Path, kind: Kind, prompt: str, reading: Reading, side: int) 
     table = folder / f"annotations_{kind}.csv"
     columns = {"aos", *(f"prompt_{name}" for name in PROMPTS)}
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = columns - set(reader.fieldnames or ())
-            rows = list(reader)
-    except FileNotFoundError:
+        reader = csv.DictReader(io.StringIO(read_text(table, "table"), newline=""))
+        missing = columns - set(reader.fieldnames or ())
+        rows = list(reader)
+    except UnusableError as error:
         other = KINDS[1 - KINDS.index(kind)]
-        raise DataError(f"{table} is missing. Put it there, or set kind={other} to use that half alone.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{error} Or set kind={other} to use that half alone.") from None
+    except csv.Error as error:
         raise DataError(f"{table} cannot be read as a table ({error}). Fetch it again.") from None
     if missing:
         raise DataError(f"{table} lacks the columns {', '.join(sorted(missing))}. Fetch it again.")

@@ -27,7 +27,7 @@ from brushbench.types import SPLITS
 
 __all__ = ["Folder"]
 
-CAPTION_FILES = ("captions.json", "captions.csv", "captions.txt")
+CAPTION_FILES = ("captions.json", "captions.jsonl", "captions.csv", "captions.txt", "captions.parquet")
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 MASK_ENDING = "_mask"  # of a mask beside its picture
 READINGS = ("white", "black", "alpha")

@@ -15,6 +15,7 @@ import numpy as np
 
 from brushbench.devices import DTYPES, choose_device, choose_dtype
 from brushbench.errors import UnknownNameError, UnusableError, UsageError, WeightsError
+from brushbench.files import surrogate
 from brushbench.types import JSON, Metric, Picture, Sample, Score, Scored, Unscored, as_picture
 from brushbench.weights import Needs, WeightFile, resolve
 
@@ -113,7 +114,9 @@ class BaseMetric(Metric):
             as_picture(picture)
         except UnusableError as error:
             return Unscored(error.problem)
-        if self.reads_caption and not is_text(sample.prompt):
+        if self.reads_caption and not sample.prompt.strip():
+            return Unscored("the caption is missing")
+        if self.reads_caption and surrogate(sample.prompt):
             return Unscored("the caption holds half a character (a lone surrogate), which no model reads")
         return None
 
@@ -122,15 +125,6 @@ class BaseMetric(Metric):
         self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None
     ) -> Sequence[Score]:
         """Score pictures that passed the checks."""
-
-
-def is_text(caption: str) -> bool:
-    """Whether a caption can be encoded: one that was cut inside an emoji cannot."""
-    try:
-        caption.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _checked(score: Score) -> Score:

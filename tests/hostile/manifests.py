@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.hostile.captions import DEEP
+from tests.hostile.captions import DEEP, MAKERS
 from tests.hostile.corpus import Hostile, save
 
 SIDE = 16
@@ -127,9 +127,35 @@ def inputs() -> Iterator[Hostile]:
         yield Hostile(f"id: {what}", partial(record, changes={}, name=name), 0, "6 ok")
 
 
+def placed(root: Path, make: Callable[[Path], object], name: str, bench: str) -> list[str]:
+    """Put something that is no regular file where a benchmark has a table."""
+    record(root, {})
+    path = root / "d" / name
+    path.unlink(missing_ok=True)
+    make(path)
+    return ["generate", "-m", "copy", "--bench", bench, "--data", str(root / "d"), "--out", str(root / "runs")]
+
+
+def whole(root: Path, make: Callable[[Path], object], bench: str) -> list[str]:
+    """Give something that is no folder for one."""
+    make(root / "d")
+    return ["generate", "-m", "copy", "--bench", bench, "--data", str(root / "d"), "--out", str(root / "runs")]
+
+
 HEAD = "aos,prompt_full,prompt_mask-simple,prompt_mask-rich\n"
 INPUTS = [
     *inputs(),
+    *(
+        Hostile(f"{bench}: {name} that is {what}", partial(placed, make=make, name=name, bench=bench), 5, says)
+        for bench, name in (("brushbench", "mapping_file.json"), ("editbench", "annotations_natural.csv"))
+        for what, (make, says) in MAKERS.items()
+    ),
+    *(
+        Hostile(f"{bench}: a folder that is {what}", partial(whole, make=make, bench=bench), 5, "error: ")
+        for bench in ("brushbench", "editbench", "folder")
+        for what, (make, _) in MAKERS.items()
+        if what != "a folder"
+    ),
     Hostile("a mapping with paths of Windows", partial(record, changes={"image": "images\\bad.png"}), 0, "6 ok"),
     Hostile("a field that is a prompt variant", partial(record, changes={"prompt_variant": 3}), 0, "6 ok"),
     Hostile("editbench: columns missing", partial(editbench, table="aos,prompt_full\n1,x\n"), 5, "lacks the columns"),

@@ -115,6 +115,15 @@ def inputs() -> Iterator[Hostile]:
         yield Hostile(f"--skip-bad: {name}", partial(put, command=skip_bad), 0, "Bad records left out: 1 .*1 ok")
 
 
+def scored(root: Path, file: Maker) -> list[str]:
+    good_folder(root / "d")
+    (root / "mine").mkdir()
+    file(root / "mine" / "bad.png")
+    Image.fromarray(PIXELS).save(root / "mine" / "good.png")
+    made = ["score", "--images", str(root / "mine"), "--bench", str(root / "d"), "--name", "mine"]
+    return [*made, "--metrics", "psnr", "--variants", "raw", "--out", str(root / "runs")]
+
+
 def one_wide(root: Path) -> list[str]:
     good_folder(root / "d", masks=False)
     Image.fromarray(PIXELS[:, :1]).save(root / "d" / "images" / "bad.png")
@@ -151,6 +160,10 @@ def text_bomb(root: Path) -> list[str]:
 CLEAR = np.dstack([PIXELS, np.where(PIXELS[:, :, 0] > 99, 255, 0).astype(np.uint8)])
 INPUTS = [
     *inputs(),
+    *(
+        Hostile(f"score --images: {name}", partial(scored, file=file), 3, "1 failed")
+        for name, (file, _) in FILES.items()
+    ),
     Hostile("a PNG whose text is 70 MB", text_bomb, 0, "bad records: 0"),
     Hostile("a picture 1 pixel wide", one_wide, 5, "Record 'bad': the picture is 24 x 1 .*too small for a brush hole"),
     Hostile("a mask of another size", other_size, 5, "Record 'bad': the mask .* is 48 x 64, .*resize_masks=true"),
