@@ -22,6 +22,7 @@ from brushbench.types import JSON
 from brushbench.weights import sha256_file
 from brushnet import StableDiffusionBrushNetPipeline, StableDiffusionXLBrushNetPipeline
 from brushnet.checkpoints import load_brushnet
+from brushnet.files import find_files
 from brushnet.guidance import Window
 
 __all__ = ["BrushNet", "describe_branch", "find_checkpoint"]
@@ -164,16 +165,16 @@ def _of_kind(checkpoint: str | None, kind: Masks) -> str | Path | None:
     path = Path(checkpoint or "").expanduser()
     if not checkpoint or not path.is_dir():
         return checkpoint
-    if any((path / name).is_file() for name in ("config.json", "model_index.json", WEIGHTS)):
-        return path
     kinds = sorted(part for part in path.iterdir() if part.name.startswith(kind) and part.is_dir())
-    return kinds[0] if kinds else path
+    if kinds:
+        return kinds[0]
+    try:
+        files = find_files(path)
+    except OSError:
+        return path
+    return files.weights[0].parent if files.config else files.weights[0]
 
 
 def describe_branch(place: Path) -> Mapping[str, JSON]:
     """Return the SHA-256 of a branch's weight files by name. Where they lie does not identify them."""
-    if place.is_file():
-        return {place.name: sha256_file(place)}
-    folder = place / "brushnet" if (place / "model_index.json").is_file() else place
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    return {file.name: sha256_file(file) for file in files}
+    return {file.name: sha256_file(file) for file in find_files(place).weights}

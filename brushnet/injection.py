@@ -18,7 +18,8 @@ from weakref import WeakKeyDictionary
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from brushnet.model import DOWN_BLOCKS, UP_BLOCKS, BrushNetOutput
+from brushnet.checks import DOWN_BLOCKS, UP_BLOCKS
+from brushnet.model import BrushNetOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

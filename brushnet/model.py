@@ -14,7 +14,7 @@ published implementation (TencentARC/BrushNet, commit 0f9d9e5); the blocks are s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -34,13 +34,10 @@ from diffusers.models.unets.unet_2d_blocks import (
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from brushnet.checks import check_keys, check_weights, not_ours
+from brushnet.checks import check_config, check_keys, check_weights, not_ours
+from brushnet.files import check_dtypes, find_files, read_config
 
 __all__ = ["BrushNetModel", "BrushNetOutput"]
-
-DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
-UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
-MID_BLOCKS = ("MidBlock2D", "UNetMidBlock2DCrossAttn")
 
 
 @dataclass
@@ -149,23 +146,57 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         addition_embed_type_num_heads: int = 64,
     ) -> None:
         super().__init__()
-        _check_config(self.config)
-        width, time_width = block_out_channels[0], 4 * block_out_channels[0]
+        check_config(self.config)
+        widths, layers, last = block_out_channels, layers_per_block, len(block_out_channels) - 1
+        time_width = 4 * widths[0]
+        options = _block_options(self.config, time_width)
 
-        self.conv_in_condition = nn.Conv2d(in_channels + conditioning_channels, width, kernel_size=3, padding=1)
-        self.time_proj = Timesteps(width, flip_sin_to_cos, freq_shift)
-        self.time_embedding = TimestepEmbedding(width, time_width, act_fn=act_fn)
+        # What is read: noisy latents, masked-image latents and mask (sec. 3.2); the timestep; for SDXL text and sizes.
+        self.conv_in_condition = nn.Conv2d(in_channels + conditioning_channels, widths[0], kernel_size=3, padding=1)
+        self.time_proj = Timesteps(widths[0], flip_sin_to_cos, freq_shift)
+        self.time_embedding = TimestepEmbedding(widths[0], time_width, act_fn=act_fn)
         if addition_embed_type == "text_time":
             self.add_time_proj = Timesteps(addition_time_embed_dim, flip_sin_to_cos, freq_shift)
             self.add_embedding = TimestepEmbedding(projection_class_embeddings_input_dim, time_width)
 
-        down_widths, up_widths = _tap_widths(self.config)
-        self.down_blocks = nn.ModuleList(_down_blocks(self.config, time_width))
-        self.brushnet_down_blocks = nn.ModuleList(zero_conv(channels) for channels in down_widths)
-        self.brushnet_mid_block = zero_conv(block_out_channels[-1])
-        self.mid_block = _mid_block(self.config, time_width)
-        self.up_blocks = nn.ModuleList(_up_blocks(self.config, time_width))
-        self.brushnet_up_blocks = nn.ModuleList(zero_conv(channels) for channels in up_widths)
+        # Way down, per resolution: the resnets and, but for the last, a downsampler. A tap on each, and on conv_in.
+        self.down_blocks = nn.ModuleList(
+            get_down_block(
+                down_block_types[i],
+                num_layers=layers,
+                in_channels=widths[max(i - 1, 0)],
+                out_channels=width,
+                add_downsample=i < last,
+                downsample_padding=downsample_padding,
+                attention_head_dim=options[i]["num_attention_heads"],
+                **options[i],
+            )
+            for i, width in enumerate(widths)
+        )
+        taps = [widths[0]] + [width for i, width in enumerate(widths) for _ in range(layers + (i < last))]
+        self.brushnet_down_blocks = nn.ModuleList(map(zero_conv, taps))
+
+        # Middle: two resnets. One tap.
+        self.brushnet_mid_block = zero_conv(widths[-1])
+        self.mid_block = _mid_block(mid_block_type, widths[-1], mid_block_scale_factor, options[-1])
+
+        # Way up, per resolution coarse to fine: one resnet more and, but for the last, an upsampler. A tap on each.
+        rising = widths[::-1]
+        self.up_blocks = nn.ModuleList(
+            _up_block(
+                up_block_types[i],
+                options[last - i],
+                num_layers=layers + 1,
+                in_channels=rising[min(i + 1, last)],
+                out_channels=width,
+                prev_output_channel=rising[max(i - 1, 0)],
+                resolution_idx=i,
+                add_upsample=i < last,
+            )
+            for i, width in enumerate(rising)
+        )
+        taps = [width for i, width in enumerate(rising) for _ in range(layers + 1 + (i < last))]
+        self.brushnet_up_blocks = nn.ModuleList(map(zero_conv, taps))
 
     @property
     def uses_text(self) -> bool:
@@ -282,10 +313,11 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         Raises:
             OSError: nothing there.
             ValueError: keys are missing, unexpected or of another shape (stock diffusers would leave such weights
-                random), or weights hold NaN or infinity.
+                random), weights are quantised or hold NaN or infinity, or a configuration that is no branch's.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         what = str(pretrained_model_name_or_path)
+        _check_folder(Path(what) / (kwargs.get("subfolder") or ""), kwargs.get("variant"))
         try:
             brushnet, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         except (ValueError, RuntimeError) as error:
@@ -428,43 +460,14 @@ def _text(block: nn.Module, encoder_hidden_states: Tensor | None) -> dict[str, A
     return {"encoder_hidden_states": encoder_hidden_states} if getattr(block, "has_cross_attention", False) else {}
 
 
-def _check_config(config: Any) -> None:
-    """Raise ValueError for a configuration that this network does not have."""
-    depth = len(config.block_out_channels)
-    for name, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
-        kinds = tuple(config[name])
-        if len(kinds) != depth or not set(kinds) <= set(known):
-            raise ValueError(
-                f"{name} is {kinds}; expected {depth} (as many as block_out_channels) of {', '.join(known)}."
-            )
-    choices: dict[str, tuple[object, ...]] = {
-        "mid_block_type": MID_BLOCKS,
-        "addition_embed_type": (None, "text_time"),
-        "brushnet_conditioning_channel_order": ("rgb", "bgr"),
-        "class_embed_type": (None,),
-        "num_class_embeds": (None,),
-    }
-    for name, allowed in choices.items():
-        if config[name] not in allowed:
-            raise ValueError(f"{name} is {config[name]!r}; a BrushNet branch has {' or '.join(map(repr, allowed))}.")
-
-
-def _tap_widths(config: Any) -> tuple[list[int], list[int]]:
-    """Return the channels of every tap: ``conv_in`` and the down path, and the up path."""
-    widths, layers, last = config.block_out_channels, config.layers_per_block, len(config.block_out_channels) - 1
-    down = [widths[0]] + [w for i, w in enumerate(widths) for _ in range(layers + (i < last))]
-    up = [w for i, w in enumerate(reversed(widths)) for _ in range(layers + 1 + (i < last))]
-    return down, up
-
-
-def _attention_options(config: Any, time_width: int) -> Iterator[dict[str, Any]]:
-    """Yield, for each resolution from fine to coarse, what the stock blocks want to know of resnets and attentions."""
+def _block_options(config: Any, time_width: int) -> list[dict[str, Any]]:
+    """Return the options of the stock blocks' resnets and attentions, per resolution from fine to coarse."""
     depth = len(config.block_out_channels)
     heads = _each(config.num_attention_heads or config.attention_head_dim, depth)
     layers = _each(config.transformer_layers_per_block, depth)
     only_cross = _each(config.only_cross_attention, depth)
-    for i in range(depth):
-        yield {
+    return [
+        {
             "temb_channels": time_width,
             "resnet_eps": config.norm_eps,
             "resnet_act_fn": config.act_fn,
@@ -477,6 +480,8 @@ def _attention_options(config: Any, time_width: int) -> Iterator[dict[str, Any]]
             "only_cross_attention": only_cross[i],
             "upcast_attention": config.upcast_attention,
         }
+        for i in range(depth)
+    ]
 
 
 def _each(value: Any, depth: int) -> Sequence[Any]:
@@ -486,48 +491,29 @@ def _each(value: Any, depth: int) -> Sequence[Any]:
 _OF_RESNETS = ("temb_channels", "resnet_eps", "resnet_act_fn", "resnet_groups", "resnet_time_scale_shift")
 
 
-def _down_blocks(config: Any, time_width: int) -> Iterator[nn.Module]:
-    widths = config.block_out_channels
-    for i, options in enumerate(_attention_options(config, time_width)):
-        yield get_down_block(
-            config.down_block_types[i],
-            num_layers=config.layers_per_block,
-            in_channels=widths[max(i - 1, 0)],
-            out_channels=widths[i],
-            add_downsample=i < len(widths) - 1,
-            downsample_padding=config.downsample_padding,
-            attention_head_dim=options["num_attention_heads"],
-            **options,
-        )
-
-
-def _mid_block(config: Any, time_width: int) -> nn.Module:
-    *_, options = _attention_options(config, time_width)
-    options |= {"in_channels": config.block_out_channels[-1], "output_scale_factor": config.mid_block_scale_factor}
-    if config.mid_block_type == "UNetMidBlock2DCrossAttn":
-        options.pop("only_cross_attention")
-        return cast("nn.Module", UNetMidBlock2DCrossAttn(**options))
+def _mid_block(kind: str, width: int, scale_factor: float, options: Mapping[str, Any]) -> nn.Module:
+    shape = {"in_channels": width, "output_scale_factor": scale_factor}
+    if kind == "UNetMidBlock2DCrossAttn":
+        known = {name: value for name, value in options.items() if name != "only_cross_attention"}
+        return cast("nn.Module", UNetMidBlock2DCrossAttn(**shape, **known))
     # The published MidBlock2D: two resnets. (The stock "UNetMidBlock2D" by name has a single one.)
-    options = {name: options[name] for name in (*_OF_RESNETS, "in_channels", "output_scale_factor")}
-    return cast("nn.Module", UNetMidBlock2D(num_layers=1, add_attention=False, **options))
+    resnets = {name: options[name] for name in _OF_RESNETS}
+    return cast("nn.Module", UNetMidBlock2D(num_layers=1, add_attention=False, **shape, **resnets))
 
 
-def _up_blocks(config: Any, time_width: int) -> Iterator[nn.Module]:
-    widths = tuple(reversed(config.block_out_channels))
-    last = len(widths) - 1
-    for i, options in enumerate(reversed(list(_attention_options(config, time_width)))):
-        shape = {
-            "num_layers": config.layers_per_block + 1,
-            "in_channels": widths[min(i + 1, last)],
-            "out_channels": widths[i],
-            "prev_output_channel": widths[max(i - 1, 0)],
-            "resolution_idx": i,
-            "add_upsample": i < last,
-        }
-        if config.up_block_types[i] == "CrossAttnUpBlock2D":
-            yield TappedCrossAttnUpBlock2D(**shape, **options)
-        else:
-            yield TappedUpBlock2D(**shape, **{name: options[name] for name in _OF_RESNETS})
+def _up_block(kind: str, options: Mapping[str, Any], **shape: Any) -> nn.Module:
+    if kind == "CrossAttnUpBlock2D":
+        return TappedCrossAttnUpBlock2D(**shape, **options)
+    return TappedUpBlock2D(**shape, **{name: options[name] for name in _OF_RESNETS})
+
+
+def _check_folder(folder: Path, variant: str | None) -> None:
+    """Refuse files that stock diffusers would read in silence, or with an exception of any kind."""
+    if folder.is_dir():
+        files = find_files(folder, variant)
+        if files.config is not None:
+            read_config(files.config)
+        check_dtypes(files.weights)
 
 
 def _weights_from_unet(brushnet: BrushNetModel, unet: UNet2DConditionModel) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -153,8 +152,9 @@ def test_wrong_weights_are_refused(saved: Path, change: dict[str, Tensor | None]
 def test_a_branch_of_another_base_model(saved: Path, tmp_path: Path) -> None:
     make_branch(make_unet("sd")).save_pretrained(tmp_path / "sd")
     shutil.copy(tmp_path / "sd" / FILE, saved / FILE)
-    with pytest.raises(ValueError, match=r"expected shape .* a branch of another base model"):
-        load_brushnet(saved)
+    for load in (load_brushnet, BrushNetModel.from_pretrained):
+        with pytest.raises(ValueError, match=r"shape.* a branch of another base model"):
+            load(saved)
 
 
 def test_a_file_of_something_else(tmp_path: Path) -> None:
@@ -164,33 +164,16 @@ def test_a_file_of_something_else(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_state_dict(tmp_path: Path) -> None:
-    torch.save({"state_dict": {}, "step": 3}, tmp_path / "run.pt")
+    torch.save({"optimizer": {}, "step": 3}, tmp_path / "run.pt")
     with pytest.raises(ValueError, match="it is no mapping of names to tensors"):
         load_brushnet(tmp_path / "run.pt")
-
-
-class Malice:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-def test_no_pickle_runs_code(tmp_path: Path) -> None:
-    torch.save({"weight": Malice(tmp_path / "ran")}, tmp_path / "evil.bin")
-    (tmp_path / "damaged.safetensors").write_bytes(b"not weights")
-    for name in ("evil.bin", "damaged.safetensors"):
-        with pytest.raises(OSError, match=f"{name} is damaged, or holds more than weights"):
-            load_brushnet(tmp_path / name)
-    assert not (tmp_path / "ran").exists()
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     for source in (tmp_path / "none", "runs/none.safetensors", "./a/b/c"):
         with pytest.raises(OSError, match="neither a file nor a folder"):
             load_brushnet(source)
-    with pytest.raises(OSError, match=r"holds no config.json; expected a saved BrushNet branch"):
+    with pytest.raises(OSError, match=r"holds no weights of a BrushNet branch: expected diffusion_pytorch_model.safet"):
         load_brushnet(tmp_path)
 
 
