@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.brushnet import BrushNet, find_checkpoint
+from baselines.brushnet import BrushNet, describe_branch, find_checkpoint
 from baselines.diffusion import Batch
 from baselines.latents import decode_scaled
 from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError, WeightsError
@@ -83,6 +84,14 @@ def test_each_split_gets_the_branch_for_its_masks(folder, ours):
         only = method(folder, masks=kind)
         assert differ(only.inpaint([asked["inside"]])[0], by_split[split]) == 0
         assert differ(only.inpaint([asked["brush"]])[0], by_split[split]) == 0
+
+
+@pytest.mark.parametrize("inner", ["model", "brushnet"])
+def test_the_folder_of_a_training_was_no_checkpoint(folder, tmp_path, inner):
+    shutil.copytree(folder / "ckpt" / "random_mask_brushnet_ckpt", tmp_path / inner)
+    found = find_checkpoint("tiny", "random", str(tmp_path))
+    assert found == tmp_path / inner
+    assert describe_branch(found) == describe_branch(folder / "ckpt" / "random_mask_brushnet_ckpt")
 
 
 def test_one_checkpoint_serves_every_split(folder):
