@@ -41,7 +41,7 @@ from brushbench.tiny.scenes import (
 from brushbench.tiny.vae import decode_unscaled, encode_unscaled
 from brushbench.training.loop import Draw, contact_sheet, fit
 from brushbench.training.settings import FitConfig, FitResult
-from brushbench.types import Picture
+from brushbench.types import JSON, Picture
 
 __all__ = ["AttributeTask", "any_scene", "held_out_accuracy", "train_attributes"]
 
@@ -123,6 +123,10 @@ class AttributeTask:
         if self.cache_scenes:
             self._cache[first] = block
         return block
+
+    def identity(self) -> dict[str, JSON]:
+        """Return the model and how its stream repeats."""
+        return {"model": "attributes", "round_trips": self.vae is not None, "cache_scenes": self.cache_scenes}
 
     def pictures(self) -> Picture:
         """Return the crops of one batch."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,15 +30,16 @@ from brushbench import assets
 from brushbench.errors import UnknownNameError, UsageError
 from brushbench.tiny.text_to_image import MAX_TOKENS, load_text_to_image
 from brushbench.training.brushdata import TrainingPicture
-from brushbench.training.brushnet import Scenes, draw_hole, stream_rng
+from brushbench.training.holes import HOLES, draw_hole, stream_rng
 from brushbench.training.loop import Draw, contact_sheet, fit
 from brushbench.training.settings import FitConfig, FitResult
+from brushbench.training.streams import Scenes
 from brushbench.types import JSON, NEUTRAL_GREY, Hole, Picture
 
 __all__ = ["METHODS", "InpainterRecipe", "InpainterTask", "TaskTokens", "start_inpainter", "train_inpainter"]
 
 METHODS = ("sd-inpainting", "controlnet", "powerpaint")
-HOLES, KIND, TASK = 1, 4, 5  # purposes that keep random streams apart; HOLES is that of the BrushNets
+SHOWN, KIND, TASK = 3, 4, 5  # purposes that keep random streams apart; holes take the BrushNets' own
 TASK_WORDS = ("P_ctxt", "P_shape", "P_obj")
 VECTORS = 4  # per task word; published: 10, which leaves no room for a caption in 32 tokens
 ALL_DROPPED = 0.05  # share of PowerPaint's samples without caption and task word
@@ -292,7 +293,7 @@ class InpainterTask:
     def pictures(self) -> Picture:
         """Return rows of input | result | reference of held-out scenes, made by the method's stock pipeline."""
         shown = Scenes().shown(16)
-        holes = [self._hole(p, stream_rng(place, 3), stream_rng(place, KIND)) for place, p in enumerate(shown)]
+        holes = [self._hole(p, stream_rng(place, SHOWN), stream_rng(place, KIND)) for place, p in enumerate(shown)]
         results = sample_pictures(self, shown, holes)
         inputs = [
             np.where(hole[..., None], np.uint8(NEUTRAL_GREY), p.image) for p, hole in zip(shown, holes, strict=True)
@@ -312,8 +313,14 @@ class InpainterTask:
 
     def identity(self) -> dict[str, JSON]:
         """Return what must be equal for a checkpoint to be continued; where weights lie does not matter."""
-        told = {name: value for name, value in asdict(self.recipe).items() if name not in ("base", "init_from")}
-        return {**told, "continued": self.recipe.init_from is not None}
+        recipe = self.recipe
+        return {
+            "model": recipe.method,
+            "data": "scenes",
+            "blobs": recipe.blobs,
+            "caption_dropout": recipe.caption_dropout,
+            "continued": recipe.init_from is not None,
+        }
 
 
 def task_of(picture: TrainingPicture, hole: Hole, rng: np.random.Generator) -> tuple[str | None, str | None, float]:

@@ -23,7 +23,7 @@ from brushbench.tiny.scenes import caption, render, sample_scene, words
 from brushbench.tiny.vae import decode_unscaled, encode_unscaled
 from brushbench.training.loop import Draw, contact_sheet, fit
 from brushbench.training.settings import FitConfig, FitResult
-from brushbench.types import Picture
+from brushbench.types import JSON, Picture
 
 __all__ = [
     "NOISE_SCHEDULE",
@@ -198,6 +198,10 @@ class TextToImageTask:
         if self.cache_scenes:
             self._cache[first] = result
         return result
+
+    def identity(self) -> dict[str, JSON]:
+        """Return the model and how its stream repeats."""
+        return {"model": "text-to-image", "cache_scenes": self.cache_scenes}
 
     def pictures(self) -> Picture:
         """Return one picture for each of eight fixed prompts, two noises each."""

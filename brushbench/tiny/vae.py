@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from brushbench.tiny.scenes import BACKGROUNDS, render, sample_scene
 from brushbench.training.loop import Draw, contact_sheet, fit
 from brushbench.training.settings import FitConfig, FitResult
-from brushbench.types import Picture
+from brushbench.types import JSON, Picture
 
 __all__ = [
     "VaeTask",
@@ -82,6 +82,10 @@ class VaeTask:
         side = images.shape[1] // 4
         noise = torch.randn((draw.size, 4, side, side), generator=draw.generator())
         return {"images": to_tensor(images), "noise": noise}
+
+    def identity(self) -> dict[str, JSON]:
+        """Return the model and how its stream repeats."""
+        return {"model": "vae"}
 
     def pictures(self) -> Picture:
         """Return held-out scenes above their reconstructions."""

@@ -10,6 +10,8 @@ epoch, wherever reading begins.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import tarfile
 from collections import Counter
@@ -17,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +27,15 @@ import numpy.typing as npt
 from brushbench.errors import DataError, UnusableError
 from brushbench.masks import MaskError, decode_rle
 from brushbench.pictures import open_picture, to_rgb
-from brushbench.types import Picture
-from brushbench.weights import is_hub_id
+from brushbench.types import JSON, Picture
+from brushbench.weights import is_hub_id, sha256_file
 
-__all__ = ["BrokenRecordError", "BrushData", "TrainingPicture", "read_record"]
+__all__ = ["BrokenRecordError", "BrushData", "TrainingPicture", "identify", "read_record"]
 
 FIELDS = ("image", "caption", "segmentation", "height", "width")
 SHUFFLE_BUFFER = 256  # records, about 40 MB
 PATIENCE = 1000  # unusable records in a row after which something else must be wrong
+PIECES, PIECE = 64, 2**20  # of a large tar that are hashed
 
 
 class BrokenRecordError(DataError):
@@ -229,15 +232,65 @@ def _tars(source: str) -> Sequence[str]:
             return found
         raise DataError(f"There is no .tar in {path}. Give the folder of BrushData's shards.")
     if is_hub_id(source):
-        return [f"hf://datasets/{source}/**.tar"]
+        return [f"hf://datasets/{source}@{_revision(source)}/**.tar"]
     raise DataError(f"There is neither a folder, a tar nor a hub id {source!r}. Give the folder of BrushData's shards.")
+
+
+def identify(source: str) -> dict[str, JSON]:
+    """Return what identifies BrushData by its content: names below the folder, sizes and hashes of the tars.
+
+    Of a tar larger than 64 MiB, 64 pieces of 1 MiB, evenly spread, stand for the whole.
+
+    Raises:
+        DataError: no tar there, or the hub's data set could not be looked up.
+    """
+    path = Path(source).expanduser()
+    files = _tars(source)
+    if not path.exists():
+        return {"data_sha256": files[0].partition("@")[2].partition("/")[0]}  # the hub's own revision
+    digest = hashlib.sha256()
+    for file in map(Path, files):
+        name = file.relative_to(path).as_posix() if path.is_dir() else ""
+        digest.update(f"{name} {file.stat().st_size} {_hash(file)}\n".encode())
+    return {"data_sha256": digest.hexdigest()}
+
+
+def _hash(file: Path) -> str:
+    size = file.stat().st_size
+    if size <= PIECES * PIECE:
+        return sha256_file(file)
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        for number in range(PIECES):
+            stream.seek(number * (size - PIECE) // (PIECES - 1))
+            digest.update(stream.read(PIECE))
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _revision(name: str) -> str:
+    """Return the newest commit of a data set on the hub, so that one training reads one state of it."""
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(name).sha)
+    except Exception as error:  # the hub and its transport raise kinds of their own
+        raise DataError(
+            f"The data set {name} could not be looked up on the hub ({type(error).__name__}). Check the name and the "
+            "network, or give the folder of BrushData's tars."
+        ) from None
 
 
 def _open(files: Sequence[str]) -> Any:
     """Return the stream. The columns are given, because ``datasets`` would take them from the first records alone."""
-    from datasets import Features, Value, load_dataset
+    from datasets import Features, Value
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+    class Undecoded(WebDataset):
+        """Members as bytes: those that no field asks for are not decoded, so that a broken one does no harm."""
+
+        DECODERS: ClassVar[dict[str, Any]] = {}
 
     columns = {**dict.fromkeys(FIELDS, Value("binary")), "__key__": Value("string"), "__url__": Value("string")}
-    return cast("Any", load_dataset)(
-        "webdataset", data_files={"train": list(files)}, split="train", streaming=True, features=Features(columns)
-    )
+    builder = Undecoded(data_files={"train": list(files)}, features=Features(columns))
+    return builder.as_streaming_dataset(split="train")

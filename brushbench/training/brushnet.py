@@ -14,10 +14,9 @@ import json
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,41 +25,20 @@ from baselines.brushnet import describe_branch
 from baselines.diffusion import load_base
 from baselines.latents import decode_scaled, vae_factor
 from baselines.presets import PRESETS, describe_base, find_base, make_scheduler, preset_named
-from brushbench import registry
-from brushbench.benchmarks import layout_of
-from brushbench.errors import ConfigMismatchError, MissingWeightsError, UnknownNameError, UsageError
-from brushbench.masks import inverted, opening, random_brush_hole, uneven_disc
-from brushbench.registry import Spec, parse_spec
-from brushbench.tiny.scenes import caption, render, sample_scene
-from brushbench.training.brushdata import BrushData, TrainingPicture
+from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError
+from brushbench.training.holes import HOLES, draw_hole, stream_rng
 from brushbench.training.loop import Draw, contact_sheet, fit
 from brushbench.training.settings import FitConfig, FitResult
-from brushbench.types import JSON, NEUTRAL_GREY, Benchmark, Hole, Picture
-from brushbench.weights import is_hub_id
+from brushbench.training.streams import PictureStream, open_pictures, to_square
+from brushbench.types import JSON, NEUTRAL_GREY, Picture
 from brushnet import BrushNetModel
 from brushnet.checkpoints import load_brushnet
 from brushnet.training import BrushNetTrainingStep, inpainting_pipeline
 
-__all__ = [
-    "BenchmarkPictures",
-    "BrushNetRecipe",
-    "BrushNetTask",
-    "Pictures",
-    "Scenes",
-    "Tars",
-    "blob",
-    "draw_hole",
-    "open_pictures",
-    "start_task",
-    "stream_rng",
-    "to_square",
-    "train_brushnet",
-]
+__all__ = ["BrushNetRecipe", "BrushNetTask", "start_task", "train_brushnet"]
 
 DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-OPENED, INVERTED = 0.3, 0.5  # shares of the published recipe
-HOLES, ORDER, SHOWN = 1, 2, 3  # purposes that keep random streams apart
-HELD_OUT_SEED = 1
+SHOWN = 3  # purpose of the random numbers of a sheet's holes
 
 
 @dataclass(frozen=True)
@@ -103,210 +81,6 @@ class BrushNetRecipe:
     init_from: str | None = None
 
 
-# ---------------------------------------------------------------------------------------------------------- pictures
-
-
-class Pictures(Protocol):
-    """An endless stream of pictures to learn from; what stands at a place depends on the seed and the place alone."""
-
-    def take(self, seed: int, first: int, size: int) -> list[TrainingPicture]:
-        """Return the pictures at places ``first`` … ``first + size - 1``."""
-        ...
-
-    def shown(self, count: int) -> list[TrainingPicture]:
-        """Return pictures for the contact sheets, the same each time."""
-        ...
-
-    def describe(self) -> dict[str, JSON]:
-        """Return what is worth knowing at the end, such as the records that were passed over."""
-        ...
-
-
-class Scenes:
-    """Rendered scenes; sheets show held-out ones. With several objects, all of them together are one more mask."""
-
-    def take(self, seed: int, first: int, size: int) -> list[TrainingPicture]:
-        """Render the stream's scenes."""
-        return [_scene(seed, first + i, "train") for i in range(size)]
-
-    def shown(self, count: int) -> list[TrainingPicture]:
-        """Render held-out scenes."""
-        return [_scene(HELD_OUT_SEED, i, "held-out") for i in range(count)]
-
-    def describe(self) -> dict[str, JSON]:
-        """Nothing is passed over."""
-        return {}
-
-
-def _scene(seed: int, index: int, domain: str) -> TrainingPicture:
-    scene = sample_scene(seed, index, domain=domain)
-    drawn = render(scene)
-    masks = drawn.masks
-    if len(masks) > 1:
-        masks = np.concatenate([masks, masks.any(axis=0, keepdims=True)])
-    return TrainingPicture(drawn.image, masks, caption(scene))
-
-
-class BenchmarkPictures:
-    """The pictures of a benchmark, shuffled anew each time round; its holes, but for ``brush``, are the masks.
-
-    A branch that learnt from a benchmark must not be measured on it.
-    """
-
-    def __init__(self, benchmark: Benchmark) -> None:
-        self.benchmark = benchmark
-        self._places: dict[str, list[int]] = {}
-        for place, (name, split) in enumerate(benchmark.keys):
-            of_picture = self._places.setdefault(name, [])
-            if split != "brush" or not of_picture:
-                of_picture.append(place)
-        self._names = list(self._places)
-
-    def take(self, seed: int, first: int, size: int) -> list[TrainingPicture]:
-        """Load the stream's pictures."""
-        return [self._load(self._name_at(seed, first + i)) for i in range(size)]
-
-    def shown(self, count: int) -> list[TrainingPicture]:
-        """Load the first pictures."""
-        return [self._load(name) for name in self._names[:count]]
-
-    def describe(self) -> dict[str, JSON]:
-        """Return the benchmark's name and hash."""
-        return {"benchmark": self.benchmark.manifest["name"], "benchmark_sha256": self.benchmark.manifest["sha256"]}
-
-    def _name_at(self, seed: int, place: int) -> str:
-        epoch, number = divmod(place, len(self._names))
-        return self._names[int(stream_rng(seed, epoch, ORDER).permutation(len(self._names))[number])]
-
-    def _load(self, name: str) -> TrainingPicture:
-        samples = [self.benchmark[place] for place in self._places[name]]
-        masks = np.stack([sample.hole for sample in samples if sample.split != "brush"] or [samples[0].hole])
-        return TrainingPicture(samples[0].image, masks, samples[0].prompt)
-
-
-class Tars:
-    """BrushData's records."""
-
-    def __init__(self, source: str, with_masks: bool) -> None:
-        self.source, self.with_masks = source, with_masks
-        self._data: BrushData | None = None
-
-    def take(self, seed: int, first: int, size: int) -> list[TrainingPicture]:
-        """Read on, or from the start if places are asked for that have gone by."""
-        if self._data is None or self._data.seed != seed:
-            self._data = BrushData(self.source, seed, self.with_masks)
-        return self._data.take(first, size)
-
-    def shown(self, count: int) -> list[TrainingPicture]:
-        """Read the first records."""
-        return BrushData(self.source, with_masks=self.with_masks).take(0, count)
-
-    def describe(self) -> dict[str, JSON]:
-        """Return how many records could not be used, by reason."""
-        return {"skipped": dict(self._data.skipped) if self._data else {}}
-
-
-def open_pictures(data: str, masks: str) -> Pictures:
-    """Return the stream that ``data`` names; see :class:`BrushNetRecipe`.
-
-    Raises:
-        UnknownNameError: neither ``scenes``, a folder, a tar, a benchmark nor a hub id.
-        DataError: a folder that holds neither tars nor a benchmark.
-    """
-    path = Path(data).expanduser()
-    if data == "scenes":
-        return Scenes()
-    if path.is_file() or (path.is_dir() and any(path.rglob("*.tar"))):
-        return Tars(str(path), masks == "segmentation")
-    if path.is_dir():
-        return BenchmarkPictures(
-            registry.build("benchmark", Spec(layout_of(path), {"root": str(path)})).with_captions()
-        )
-    spec = parse_spec(data)
-    if spec.name in registry.names("benchmark"):
-        return BenchmarkPictures(registry.build("benchmark", spec).with_captions())
-    if is_hub_id(data):
-        return Tars(data, masks == "segmentation")
-    raise UnknownNameError("data", data, ["scenes", "a folder of tars", *registry.names("benchmark")])
-
-
-def to_square(picture: TrainingPicture, side: int) -> TrainingPicture:
-    """Bring a picture's shorter side to ``side`` pixels and crop the middle; nothing is squeezed.
-
-    Pictures are resized by Pillow's Lanczos filter, masks by nearest neighbour at the same places. A mask may be empty
-    after the crop.
-    """
-    height, width = picture.image.shape[:2]
-    if (height, width) == (side, side):
-        return picture
-    short = min(height, width)
-    new_height, new_width = max(side, round(height * side / short)), max(side, round(width * side / short))
-    top, left = (new_height - side) // 2, (new_width - side) // 2
-    resized = Image.fromarray(picture.image).resize((new_width, new_height), Image.Resampling.LANCZOS)
-    image = np.asarray(resized)[top : top + side, left : left + side]
-    rows = ((np.arange(side) + top + 0.5) * height / new_height).astype(np.int64)
-    columns = ((np.arange(side) + left + 0.5) * width / new_width).astype(np.int64)
-    masks = picture.masks[:, rows[:, None], columns[None, :]]
-    return TrainingPicture(np.ascontiguousarray(image), masks, picture.caption)
-
-
-# ------------------------------------------------------------------------------------------------------------- holes
-
-
-def draw_hole(picture: TrainingPicture, masks: str, blobs: float, numbers: np.random.Generator) -> Hole:
-    """Draw a hole for a picture.
-
-    Where the crop left none of the picture's masks, and where opening a mask would leave nothing of it, the published
-    script trains on an empty or full hole; here a brush hole and the mask itself are taken.
-
-    Args:
-        picture: at its final size.
-        masks: ``segmentation`` | ``random``.
-        blobs: see :class:`BrushNetRecipe`.
-        numbers: the random numbers of this picture alone.
-
-    Returns:
-        Bool (H, W), True = repaint; neither empty nor full.
-    """
-    height, width = picture.image.shape[:2]
-    usable = [mask for mask in picture.masks if mask.any() and not mask.all()]
-    if masks == "random" or not usable:
-        return random_brush_hole(int(numbers.integers(2**63)), height, width)
-    hole = usable[int(numbers.integers(len(usable)))]
-    kind, turn = numbers.random(2)
-    if kind < blobs:
-        hole = blob(hole, picture.masks, numbers)
-    elif kind < blobs + (1 - blobs) * OPENED:
-        opened = opening(hole)
-        hole = opened if opened.any() else hole
-    return inverted(hole) if turn < INVERTED else hole
-
-
-def blob(mask: Hole, others: npt.NDArray[np.bool_], numbers: np.random.Generator) -> Hole:
-    """Return an uneven disc that covers a mask with a margin and touches no other mask; the mask itself if that is all.
-
-    The manner of the larger holes of the benchmark ``shapes``: what someone scribbles who does not follow an outline.
-    """
-    height, width = mask.shape
-    rows, columns = np.nonzero(mask)
-    y, x = (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2
-    reach = float(np.hypot(rows - y, columns - x).max())
-    grow, shift = numbers.random(2)
-    down, right = np.mgrid[0:height, 0:width]
-    radius = min(height, width) / 32 + reach * (1.1 + 0.3 * grow)
-    disc = uneven_disc(down - y, right - x, radius, 2 * np.pi * shift)
-    for other in others:
-        if not (other & mask).any():
-            disc &= ~other
-    hole: Hole = disc | mask
-    return mask if hole.all() else hole
-
-
-def stream_rng(*key: int) -> np.random.Generator:
-    """Return the random numbers of one place in the stream and one purpose."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-
-
 # -------------------------------------------------------------------------------------------------------------- task
 
 
@@ -320,7 +94,7 @@ class BrushNetTask:
     def __init__(
         self,
         step: BrushNetTrainingStep,
-        pictures: Pictures,
+        pictures: PictureStream,
         recipe: BrushNetRecipe,
         folder: Path,
         accumulation: int = 1,
@@ -397,17 +171,24 @@ class BrushNetTask:
 
     def identity(self) -> dict[str, JSON]:
         """Return what must be equal for a checkpoint to be continued; where weights lie does not matter."""
-        told = {name: value for name, value in asdict(self.recipe).items() if name not in ("base", "guidance", "half")}
-        if self.recipe.init_from and Path(self.recipe.init_from).exists():
-            told["init_from"] = describe_branch(Path(self.recipe.init_from))
-        return {**told, "resolution": self.side, "base_weights": describe_base(self.folder)}
+        elsewhere = ("base", "data", "guidance", "half", "init_from")
+        told = {name: value for name, value in asdict(self.recipe).items() if name not in elsewhere}
+        init_from = describe_branch(Path(self.recipe.init_from)) if self.recipe.init_from else None
+        return {
+            "model": "brushnet",
+            **told,
+            **self.source.identity(),
+            "init_from": dict(init_from) if init_from else None,
+            "resolution": self.side,
+            "base_weights": dict(describe_base(self.folder)),
+        }
 
 
 def start_task(config: FitConfig, recipe: BrushNetRecipe) -> BrushNetTask:
     """Load the base, make or load the branch and open the data.
 
     Raises:
-        UsageError: settings that cannot be right.
+        UsageError: invalid settings.
         MissingWeightsError: base or branch are not there.
         DataError: the data cannot be read.
     """
@@ -441,14 +222,13 @@ def train_brushnet(config: FitConfig, recipe: BrushNetRecipe) -> FitResult:
     """Train the branch; ``config.out / "model"`` loads in the pipelines and as ``brushnet,checkpoint=…`` at once.
 
     Raises:
-        UsageError: settings that cannot be right, or 8-bit Adam without bitsandbytes.
+        UsageError: invalid settings, or 8-bit Adam without bitsandbytes.
         MissingWeightsError: base or branch are not there.
         DataError: the data cannot be read.
         ConfigMismatchError: what is to be resumed was made by another recipe.
     """
     optimizer = _adam_8bit(config) if recipe.adam_8bit else None
     task = start_task(config, recipe)
-    _keep_recipe(config, task.identity())
     return fit(task, config, optimizer)
 
 
@@ -482,19 +262,6 @@ def _side(recipe: BrushNetRecipe, step: BrushNetTrainingStep) -> int:
     if side < 8 or side % factor:
         raise UsageError(f"resolution is {side}, expected a multiple of {factor} pixels, the autoencoder's factor.")
     return side
-
-
-def _keep_recipe(config: FitConfig, identity: dict[str, JSON]) -> None:
-    """Write ``recipe.json`` into ``out``, or hold what is to be resumed against it."""
-    path = config.out / "recipe.json"
-    now = json.loads(json.dumps(identity))
-    if config.resume and path.exists():
-        then = json.loads(path.read_text())
-        changed = {name: (then.get(name), value) for name, value in now.items() if then.get(name) != value}
-        if changed:
-            raise ConfigMismatchError(f"{path} tells of another recipe (then, now): {changed}. Use another --out.")
-    config.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(now, indent=2) + "\n")
 
 
 def _adam_8bit(config: FitConfig) -> Any:

@@ -24,10 +24,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from brushbench.errors import ConfigMismatchError, UsageError, WeightsError
+from brushbench.training.checkpoints import check_identity, newest_good, refuse_used, write_checkpoint
 from brushbench.training.settings import FitConfig, FitResult
-from brushbench.types import Picture
+from brushbench.types import JSON, Picture
 
-__all__ = ["Draw", "Task", "contact_sheet", "fit", "latest_checkpoint", "steps_of"]
+__all__ = ["Draw", "Task", "contact_sheet", "fit", "steps_of"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class Task(Protocol):
         """Return the CPU tensors of one micro-batch, a function of the draw alone."""
         ...
 
+    def identity(self) -> Mapping[str, JSON]:
+        """Return what must be equal for a checkpoint to be continued: model, settings, the data's content."""
+        ...
+
     def pictures(self) -> Picture:
         """Return one contact sheet made with the weights now in ``objective``."""
         ...
@@ -88,9 +93,12 @@ def fit(
         optimizer: makes the optimizer of the trained weights; None = AdamW. The learning rate is set at every step.
 
     Raises:
-        UsageError: settings that cannot be right.
-        ConfigMismatchError: the checkpoint to resume was made with other settings.
+        UsageError: invalid settings, or a folder that holds a training although ``resume`` is off.
+        ConfigMismatchError: the checkpoint to resume was made with other settings or other data.
+        WeightsError: no checkpoint can be read, or the loss is no number.
     """
+    if not config.resume:
+        refuse_used(config.out)
     run = _Run(task, config, optimizer or _adamw(config))
     step = run.restore() if config.resume else config.first_step
     run.open_log(step)
@@ -100,7 +108,7 @@ def fit(
             values = run.step(step)
             step += 1
             run.log(step, values, show)
-            late = config.max_minutes is not None and time.monotonic() - started > 60.0 * config.max_minutes
+            late = run.is_late(started)
             last = late or step == config.max_steps
             if last or step % config.save_every == 0:
                 run.checkpoint(step)
@@ -151,7 +159,9 @@ class _Run:
             for name, value in {"loss": loss, **extras}.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) / config.accumulation
         if not math.isfinite(totals["loss"]):
-            raise WeightsError(f"The loss is {totals['loss']} at step {step}. Lower the learning rate and resume.")
+            raise WeightsError(
+                f"The loss is {totals['loss']} at step {step}. Train into another --out with a lower --learning-rate."
+            )
         self.accelerator.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -160,40 +170,63 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------- checkpoints
 
+    def identity(self) -> dict[str, Any]:
+        """Return what must be equal for a checkpoint to be continued, as JSON would hold it."""
+        loop = {**self.config.identity(), "processes": self.accelerator.num_processes}
+        plain: dict[str, Any] = json.loads(json.dumps({**loop, **self.task.identity()}))
+        return plain
+
+    def is_late(self, started: float) -> bool:
+        """Say whether the stage's time is over; the main process decides for all, or the others would wait for it."""
+        limit = self.config.max_minutes
+        if limit is None:
+            return False
+        late = time.monotonic() - started > 60.0 * limit
+        if self.accelerator.num_processes == 1:
+            return late
+        from accelerate.utils import broadcast
+
+        told: Tensor = broadcast(torch.tensor(float(late), device=self.accelerator.device))
+        return bool(told)
+
     def checkpoint(self, step: int) -> None:
-        """Write ``checkpoints/step-N.pt`` whole or not at all, and drop the one before the last."""
+        """Write ``checkpoints/step-N.pt``."""
         if not self.accelerator.is_main_process:
             return
-        folder = self.config.out / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
+        scaler = self.accelerator.scaler
         state = {
             "step": step,
-            "config": self.config.identity(),
+            "identity": self.identity(),
             "weights": self.accelerator.unwrap_model(self.module).state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        partial = folder / "partial.tmp"
-        torch.save(state, partial)
-        partial.replace(folder / f"step-{step:07d}.pt")
-        for old in sorted(folder.glob("step-*.pt"))[:-2]:
-            old.unlink()
+        write_checkpoint(self.config.out, state)
 
     def restore(self) -> int:
-        """Load the newest checkpoint and return its step; the first step when there is none."""
-        path = latest_checkpoint(self.config.out)
-        if path is None:
+        """Load the newest good checkpoint and return its step; the first step when there is none."""
+        found = newest_good(self.config.out)
+        if found is None:
             return self.config.first_step
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        changed = {k: (state["config"].get(k), v) for k, v in self.config.identity().items()}
-        changed = {k: (then, now) for k, (then, now) in changed.items() if then != now}
-        if changed:
-            raise ConfigMismatchError(f"{path} was made with other settings (then, now): {changed}. Use another --out.")
-        self.accelerator.unwrap_model(self.module).load_state_dict(state["weights"])
-        self.ema.load_state_dict(state["ema"])
+        check_identity(found.path, found.state["identity"], self.identity())
+        try:
+            self.accelerator.unwrap_model(self.module).load_state_dict(found.state["weights"])
+            self.ema.load_state_dict(found.state["ema"])
+            self.optimizer.load_state_dict(found.state["optimizer"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(found.state["scaler"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise ConfigMismatchError(
+                f"{found.path} is of another model ({str(error).splitlines()[0]}). Train into another --out."
+            ) from None
         self.ema.to(self.accelerator.device)
-        self.optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            for reason in found.damaged.values():
+                Console(stderr=True).print(f"{reason}; continuing from {found.path.name}.", highlight=False)
+            found.set_damaged_aside()
+        return int(found.state["step"])
 
     # -------------------------------------------------------------------------------------------- logs and pictures
 
@@ -206,11 +239,10 @@ class _Run:
             name: str(value) if isinstance(value, Path) else value for name, value in asdict(self.config).items()
         }
         (self.config.out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        (self.config.out / "recipe.json").write_text(json.dumps(self.identity(), indent=2) + "\n")
         path = self.config.out / "log.csv"
         if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines[1:] if int(line.split(",")[0]) <= step]
-            path.write_text("".join(lines[:1] + kept) if kept else "")
+            path.write_text(_log_up_to(step, path.read_text(errors="replace")))
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -319,10 +351,12 @@ def steps_of(folder: Path) -> int:
     return int(json.loads(path.read_text())["step"]) if path.exists() else 0
 
 
-def latest_checkpoint(out: Path) -> Path | None:
-    """Return the newest checkpoint under ``out``, or None."""
-    found = sorted((out / "checkpoints").glob("step-*.pt"))
-    return found[-1] if found else None
+def _log_up_to(step: int, text: str) -> str:
+    """Return a log without the rows of later steps, and without rows that a crash cut short."""
+    header, *rows = text.splitlines() or [""]
+    whole = [row for row in rows if row.count(",") == header.count(",") and row.split(",")[0].isdecimal()]
+    kept = [row for row in whole if int(row.split(",")[0]) <= step]
+    return "".join(f"{line}\n" for line in (header, *kept)) if kept else ""
 
 
 def contact_sheet(pictures: np.ndarray[Any, np.dtype[np.uint8]], columns: int) -> Picture:

@@ -15,7 +15,9 @@ import typer
 
 __all__ = ["FitConfig", "FitResult", "fit_options", "say_result"]
 
-_IDENTITY = ("seed", "batch_size", "accumulation", "learning_rate", "warmup", "ema_decay", "weight_decay")
+_IDENTITY = (
+    "seed", "batch_size", "accumulation", "learning_rate", "warmup", "ema_decay", "weight_decay", "mixed_precision",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

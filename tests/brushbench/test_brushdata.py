@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from brushbench.errors import DataError
 from brushbench.training import brushdata
-from brushbench.training.brushdata import BrokenRecordError, BrushData, read_record
+from brushbench.training.brushdata import BrokenRecordError, BrushData, identify, read_record
 
 HEIGHT, WIDTH = 20, 13
 
@@ -67,7 +68,7 @@ def record(number, **changes):
 
 
 def write_tar(path, records):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     with tarfile.open(path, "w") as tar:
         for number, columns in records.items():
             for name, data in columns.items():
@@ -198,5 +199,89 @@ def test_what_is_no_brushdata_is_refused_in_one_sentence(tmp_path, monkeypatch):
         BrushData(tmp_path).take(0, 1)
 
 
-def test_hub_ids_are_streamed_not_fetched():
-    assert brushdata._tars("random123123/BrushData") == ["hf://datasets/random123123/BrushData/**.tar"]
+# ------------------------------------------------------------------------------------------- identity by content
+
+
+def test_moved_tars_are_the_same_data_and_changed_ones_are_not(tmp_path):
+    for name, first in (("a", 0), ("moved/b", 0), ("changed", 1)):
+        (tmp_path / name).mkdir(parents=True)
+        write_tar(tmp_path / name / "00000.tar", {n: record(first + n) for n in range(3)})
+    told = {name: identify(str(tmp_path / name)) for name in ("a", "moved/b", "changed")}
+    assert told["a"] == told["moved/b"] != told["changed"]
+    assert identify(str(tmp_path / "a" / "00000.tar")) != identify(str(tmp_path / "changed" / "00000.tar"))
+    (tmp_path / "a" / "00000.tar").rename(tmp_path / "a" / "00001.tar")
+    assert identify(str(tmp_path / "a")) != told["a"]  # the order of the records follows the names
+
+
+@pytest.mark.parametrize("place", [0, 5_000, -1])
+def test_one_changed_byte_of_a_large_tar_s_hashed_pieces_changes_the_identity(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(brushdata, "PIECES", 4)
+    monkeypatch.setattr(brushdata, "PIECE", 2_000)
+    data = bytearray(np.random.default_rng(0).integers(0, 256, 15_000, dtype=np.uint8).tobytes())
+    (tmp_path / "a.tar").write_bytes(data)
+    before = identify(str(tmp_path))
+    data[place] ^= 1
+    (tmp_path / "a.tar").write_bytes(data)
+    assert identify(str(tmp_path)) != before
+
+
+class Opened:
+    """A pickle that would write a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("column", ["image", "caption", "segmentation", "height"])
+@pytest.mark.parametrize("kind", ["pickle", "cut", "empty", "text"])
+def test_a_damaged_member_costs_its_own_record_only(tmp_path, column, kind):
+    whole = record(1)[column]
+    contents = {
+        "pickle": pickle.dumps(Opened(tmp_path / "witness")),
+        "cut": whole[: len(whole) // 2],
+        "empty": b"",
+        "text": b"\x00 quota exceeded",
+    }
+    write_tar(tmp_path / "data" / "0.tar", {0: record(0), 1: record(1, **{column: contents[kind]}), 2: record(2)})
+    data = BrushData(tmp_path / "data", seed=3)
+    found = {number_of(one) for one in data.take(0, 8) if one.caption.startswith("caption ")}
+    assert {0, 2} <= found
+    assert not (tmp_path / "witness").exists()
+    if column != "caption" or kind in ("pickle", "empty"):
+        assert found == {0, 2}
+        assert sum(data.skipped.values()) >= 1
+
+
+def test_members_that_are_not_asked_for_are_not_decoded(tmp_path):
+    """A broken .json or .npy beside the columns used to end the whole stream."""
+    foreign = {"json": b"{", "npy": b"no array", "pth": pickle.dumps(Opened(tmp_path / "witness")), "cls": b"x"}
+    write_tar(tmp_path / "data" / "0.tar", {n: record(n, **foreign) for n in range(3)})
+    assert sorted(map(number_of, BrushData(tmp_path / "data").take(0, 3))) == [0, 1, 2]
+    assert not (tmp_path / "witness").exists()
+
+
+def test_a_hub_id_without_network_is_one_sentence(monkeypatch):
+    import huggingface_hub
+
+    class Unreachable:
+        def dataset_info(self, name):
+            raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Unreachable)
+    with pytest.raises(DataError, match=r"owner/unreachable could not be looked up .*ConnectionError.*give the folder"):
+        BrushData("owner/unreachable")
+
+
+def test_a_data_set_on_the_hub_is_streamed_at_one_revision(monkeypatch):
+    import huggingface_hub
+
+    class Hub:
+        def dataset_info(self, name):
+            return type("Info", (), {"sha": "abc123"})
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert BrushData("owner/pinned")._files == ["hf://datasets/owner/pinned@abc123/**.tar"]
+    assert identify("owner/pinned") == {"data_sha256": "abc123"}

@@ -21,12 +21,13 @@ from baselines.brushnet import BrushNet
 from brushbench.errors import ConfigMismatchError, MissingWeightsError, UnknownNameError, UsageError
 from brushbench.masks import encode_rle, opening
 from brushbench.tiny.scenes import render, sample_scene
-from brushbench.training import brushnet as trainer
 from brushbench.training import loop
 from brushbench.training.brushdata import TrainingPicture
-from brushbench.training.brushnet import BrushNetRecipe, draw_hole, open_pictures, start_task, to_square, train_brushnet
+from brushbench.training.brushnet import BrushNetRecipe, start_task, train_brushnet
 from brushbench.training.commands import app
+from brushbench.training.holes import blob, draw_hole
 from brushbench.training.loop import Draw
+from brushbench.training.streams import open_pictures, to_square
 from brushbench.weights import sha256_file
 from brushnet import BrushNetModel
 from tests.baselines.tiny_bases import make_request, save_base, save_xl_base
@@ -235,7 +236,7 @@ def test_blobs_cover_their_object_and_no_other():
     for index in range(40):
         drawn = render(sample_scene(0, index))
         for number, mask in enumerate(drawn.masks):
-            hole = trainer.blob(mask, drawn.masks, numbers(index))
+            hole = blob(mask, drawn.masks, numbers(index))
             others = np.delete(drawn.masks, number, axis=0)
             assert (hole & mask).sum() == mask.sum()
             assert not (hole & others.any(axis=0)).any()
@@ -266,7 +267,7 @@ def test_a_benchmark_goes_round_shuffled_and_gives_every_picture_once_a_round():
     assert rounds[0] != rounds[1] or rounds[1] != rounds[2]
     assert [p.caption for p in open_pictures("shapes,limit=7", "segmentation").take(0, 9, 2)] == rounds[1][2:4]
     assert all(len(p.masks) == 2 for p in pictures.shown(3))  # inside and outside, not brush
-    assert pictures.describe()["benchmark"] == "shapes"
+    assert pictures.identity()["data"] == "shapes"
 
 
 def test_tars_are_trained_from_and_what_was_passed_over_is_told(base, tmp_path):
@@ -294,6 +295,48 @@ def test_tars_are_trained_from_and_what_was_passed_over_is_told(base, tmp_path):
     told = json.loads((tmp_path / "out" / "model" / "recipe.json").read_text())
     assert told["skipped"] == {"caption is missing": told["skipped"]["caption is missing"]}
     assert told["resolution"] == 32
+
+
+def write_pictures(folder, first=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(3):
+        image = numbers(first + number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        hole = np.zeros((64, 64), np.uint8)
+        hole[16:40, 16:40] = 255
+        Image.fromarray(image).save(folder / f"{number}.png")
+        Image.fromarray(hole).save(folder / f"{number}_mask.png")
+        (folder / f"{number}.txt").write_text("a red circle")
+
+
+def write_tars(folder, first=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[16:40, 16:40] = True
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        for number in range(first, first + 3):
+            data = io.BytesIO()
+            Image.fromarray(numbers(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(data, "PNG")
+            stored = json.dumps({"mask": [encode_rle(mask, "brushdata")]}).encode()
+            columns = {"image": data.getvalue(), "caption": b"a circle", "segmentation": stored}
+            for name, content in (columns | {"height": b"64", "width": b"64"}).items():
+                info = tarfile.TarInfo(f"{number:09d}.{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("write", [write_tars, write_pictures])
+def test_moved_data_is_resumed_and_changed_data_at_the_same_path_is_not(base, tmp_path, write):
+    write(tmp_path / "data")
+    recipe = BrushNetRecipe(base=base, data=str(tmp_path / "data"), resolution=32)
+    train_brushnet(config(tmp_path / "out", max_steps=1), recipe)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = dataclasses.replace(recipe, data=str(tmp_path / "moved"))
+    assert train_brushnet(config(tmp_path / "out", max_steps=2, resume=True), moved).step == 2
+    write(tmp_path / "data", first=10)
+    with pytest.raises(ConfigMismatchError, match="data_sha256 was") as refusal:
+        train_brushnet(config(tmp_path / "out", max_steps=3, resume=True), recipe)
+    assert str(tmp_path / "data") not in (tmp_path / "out" / "recipe.json").read_text()
+    assert "another --out" in str(refusal.value)
 
 
 # ----------------------------------------------------------------------------------------------------------- refusals

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,8 +16,9 @@ from brushbench.tiny import attributes, judges, text_to_image, vae
 from brushbench.tiny.judges import ORDER
 from brushbench.tiny.scenes import words
 from brushbench.training import loop
-from brushbench.training.loop import Draw, fit, latest_checkpoint
-from tests.brushbench.trainings import assert_equal, config, interrupted, newest
+from brushbench.training.checkpoints import latest_checkpoint
+from brushbench.training.loop import Draw, fit
+from tests.brushbench.trainings import SlopeTask, assert_equal, config, interrupted, newest, slope_after
 
 
 def small_vae():
@@ -107,38 +106,6 @@ def test_other_settings_are_not_resumed(tmp_path):
     fit(attribute_task(), config(tmp_path, max_steps=2))
     with pytest.raises(ConfigMismatchError, match="batch_size"):
         fit(attribute_task(), config(tmp_path, max_steps=4, batch_size=4, resume=True))
-
-
-class Slope(torch.nn.Module):
-    """One weight whose gradient is the mean of the batch: what a step did can be read off it."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
-
-    def forward(self, values):
-        return (self.weight * values).mean(), {}
-
-
-class SlopeTask:
-    """Sample i of the stream is i + 1, times a scale."""
-
-    def __init__(self, scale=0.01):
-        self.objective, self.scale = Slope(), scale
-
-    def batch(self, draw):
-        return {"values": self.scale * torch.arange(draw.first + 1, draw.first + draw.size + 1, dtype=torch.float64)}
-
-    def pictures(self):
-        raise NotImplementedError
-
-    def save(self, folder):
-        (folder / "weight.txt").write_text(str(float(self.objective.weight)))
-
-
-def slope_after(out, task, **changes):
-    fit(task, config(out, **{"ema_decay": 0.0, **changes}), lambda weights: torch.optim.SGD(weights, lr=1.0))
-    return float(newest(out)["weights"]["weight"])
 
 
 def test_two_accumulated_micro_batches_move_the_weight_as_one_large_batch_does(tmp_path):
@@ -317,11 +284,6 @@ def test_missing_or_contradicting_starts_are_refused(tmp_path):
         text_to_image.train_text_to_image(config(tmp_path), init_from=tmp_path / "none")
     with pytest.raises(UsageError, match="1 or more"):
         fit(attribute_task(), config(tmp_path, batch_size=0))
-
-
-def test_commands_load_no_torch():
-    code = "import sys, brushbench.tiny.commands; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_command_trains_and_says_where_the_weights_are(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from brushbench.training import loop
-from brushbench.training.loop import latest_checkpoint
+from brushbench.training.checkpoints import latest_checkpoint
+from brushbench.training.loop import fit
 from brushbench.training.settings import FitConfig
 
 
@@ -48,3 +49,38 @@ def assert_equal(a, b, path=""):
             assert_equal(*pair, f"{path}/{i}")
     else:
         assert a == b, path
+
+
+class Slope(torch.nn.Module):
+    """One weight whose gradient is the mean of the batch: what a step did can be read off it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, values):
+        return (self.weight * values).mean(), {}
+
+
+class SlopeTask:
+    """Sample i of the stream is i + 1, times a scale."""
+
+    def __init__(self, scale=0.01):
+        self.objective, self.scale = Slope(), scale
+
+    def batch(self, draw):
+        return {"values": self.scale * torch.arange(draw.first + 1, draw.first + draw.size + 1, dtype=torch.float64)}
+
+    def identity(self):
+        return {"model": "slope"}
+
+    def pictures(self):
+        raise NotImplementedError
+
+    def save(self, folder):
+        (folder / "weight.txt").write_text(str(float(self.objective.weight)))
+
+
+def slope_after(out, task, **changes):
+    fit(task, config(out, **{"ema_decay": 0.0, **changes}), lambda weights: torch.optim.SGD(weights, lr=1.0))
+    return float(newest(out)["weights"]["weight"])

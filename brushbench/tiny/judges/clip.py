@@ -33,7 +33,7 @@ from brushbench.tiny.judges.scenes import (
 )
 from brushbench.tiny.scenes import caption, words
 from brushbench.training.loop import Draw, contact_sheet
-from brushbench.types import Picture
+from brushbench.types import JSON, Picture
 from brushbench.weights import read_json, read_tensors
 
 __all__ = ["CLIP_CONFIG", "AestheticTask", "ClipTask", "encode_captions", "hps_from_clip", "load_clip", "small_clip"]
@@ -219,6 +219,10 @@ class ClipTask:
             shown = [image if c else bad for image, bad, c in zip(images, spoilt, clean, strict=True)]
         return {"images": pixels(shown), "ids": encode_captions(captions), "clean": torch.tensor(clean), **hints}
 
+    def identity(self) -> dict[str, JSON]:
+        """Return the model and how its stream repeats."""
+        return {"model": self.stream.name, "cache_scenes": self.stream.cache_scenes}
+
     def pictures(self) -> Picture:
         """Return scenes as the judge sees them."""
         return spoilt_sheet(self.stream.name)
@@ -281,6 +285,10 @@ class AestheticTask:
         with torch.no_grad():
             seen = F.normalize(self.clip.visual(pixels([*images, *spoilt]))[0], dim=-1)
         return {"clean": seen[: len(images)], "spoilt": seen[len(images) :]}
+
+    def identity(self) -> dict[str, JSON]:
+        """Return the model and how its stream repeats."""
+        return {"model": self.stream.name, "cache_scenes": self.stream.cache_scenes}
 
     def pictures(self) -> Picture:
         """Return scenes as the judge sees them."""

@@ -28,7 +28,7 @@ from brushbench.tiny.judges.scenes import (
 )
 from brushbench.tiny.scenes import caption, words
 from brushbench.training.loop import Draw
-from brushbench.types import Picture
+from brushbench.types import JSON, Picture
 from brushbench.weights import read_tensors
 
 __all__ = ["REWARD_CONFIG", "RewardTask", "load_reward", "small_reward", "vocabulary"]
@@ -185,6 +185,10 @@ class RewardTask:
     def _tokens(self, captions: Sequence[str]) -> dict[str, Tensor]:
         encoded = self._tokenizer(list(captions), padding="longest", return_tensors="pt")
         return {"ids": encoded["input_ids"], "mask": encoded["attention_mask"]}
+
+    def identity(self) -> dict[str, JSON]:
+        """Return the model and how its stream repeats."""
+        return {"model": self.stream.name, "cache_scenes": self.stream.cache_scenes}
 
     def pictures(self) -> Picture:
         """Return scenes as the judge sees them."""

@@ -20,7 +20,7 @@ from brushbench.metrics.lpips import SCALE, SHIFT, TAPS, _linear_file, build_mod
 from brushbench.tiny.judges.scenes import Drawn, SceneStream
 from brushbench.tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, STYLES, TONES, SceneRng
 from brushbench.training.loop import Draw, contact_sheet
-from brushbench.types import Picture
+from brushbench.types import JSON, Picture
 from brushbench.weights import read_tensors
 
 __all__ = ["DAMAGE", "STRENGTHS", "LpipsTask", "damaged", "distance_maps"]
@@ -165,6 +165,10 @@ class LpipsTask:
             images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
         triples = _triples([one.image for one in drawn[:TRIPLES]], rng)
         return {"images": images, **_contents(drawn), "triples": prepared(triples)}
+
+    def identity(self) -> dict[str, JSON]:
+        """Return the model and how its stream repeats."""
+        return {"model": self.stream.name, "cache_scenes": self.stream.cache_scenes}
 
     def pictures(self) -> Picture:
         """Return references above weakly and strongly damaged copies."""
