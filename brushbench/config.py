@@ -81,6 +81,7 @@ class BenchmarkRecord(BaseModel):
 
     name: str
     sha256: str = Field(description="over everything that the samples are made of")
+    title: str = Field(default="", description="what tables call it; empty: its name")
 
 
 class PlanRecord(BaseModel):

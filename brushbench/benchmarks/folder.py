@@ -23,7 +23,7 @@ from brushbench.benchmarks.tables import (
 from brushbench.errors import DataError, UnknownNameError, UnusableError
 from brushbench.files import path_inside, read_text
 from brushbench.pictures import SUFFIXES, ImageFile
-from brushbench.types import SPLITS
+from brushbench.types import JSON, SPLITS
 
 __all__ = ["Folder"]
 
@@ -96,8 +96,10 @@ class Folder(LazyBenchmark):
         # A caption without a picture is a missing file, so it is a record as well.
         keys = sorted({*found.pictures, *found.rows, *found.texts})
         records = [described(_id(key), partial(_record, key, found, splits, read_mask)) for key in keys]
-        super().__init__("folder", records, splits=splits, split=split, limit=limit, skip_bad=skip_bad)
-        self.title = f"folder {found.root.resolve().name}"
+        title = f"folder {found.root.resolve().name}"
+        details: dict[str, JSON] = {"title": title}
+        super().__init__("folder", records, splits=splits, split=split, limit=limit, skip_bad=skip_bad, details=details)
+        self.title = title
 
 
 @dataclass

@@ -133,7 +133,7 @@ def _rows(run: Run, protocol: str, by: str | None) -> Iterator[Gathered]:
         for group, some in _groups(run, part, by):
             ids = tuple(sorted(some["sample"].unique()))
             question = Question(
-                benchmark.name,
+                benchmark.title or benchmark.name,
                 benchmark.sha256,
                 str(split),
                 str(prompt_variant),

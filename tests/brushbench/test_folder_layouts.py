@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from brushbench import load_benchmark, masks
+from brushbench import evaluate, load_benchmark, masks
 from brushbench.benchmarks.folder import Folder
 from brushbench.errors import BadRecordError, UnknownNameError
+from brushbench.leaderboard import make_tables, open_runs, render
 
 HEIGHT, WIDTH = 20, 32
 HOLE = np.zeros((HEIGHT, WIDTH), dtype=bool)
@@ -220,3 +221,22 @@ def test_every_caption_reaches_its_picture_whatever_the_form(name: str, caption:
             made = Folder(root)
             assert [(sample.id, sample.prompt) for sample in made] == [(spoken, caption.strip())]
             (root / file).unlink()
+
+
+def test_tables_of_two_folders_do_not_bear_the_same_title(tmp_path: Path) -> None:
+    for seed, name in enumerate(("cats", "dogs")):
+        picture_at(tmp_path / name / "a.png", seed)
+        evaluate("copy", tmp_path / name, out=tmp_path / "runs" / name, metrics="psnr", variants="raw")
+    shown = render(make_tables(open_runs([tmp_path / "runs"])), "markdown")
+    assert "folder cats, brush" in shown
+    assert "folder dogs, brush" in shown
+
+
+def test_a_field_of_a_record_that_is_called_prompt_variant_opens_no_table_per_record(tmp_path: Path) -> None:
+    for i in range(3):
+        picture_at(tmp_path / "d" / f"{i}.png", i)
+    rows = "".join(f"{i}.png,x,{i}\n" for i in range(3))
+    (tmp_path / "d" / "metadata.csv").write_text(f"file_name,text,prompt_variant\n{rows}")
+    run = evaluate("copy", tmp_path / "d", out=tmp_path / "run", metrics="psnr", variants="raw")
+    assert set(run.scores["prompt_variant"]) == {"caption"}
+    assert load_benchmark(tmp_path / "d")[1].meta == {"field_prompt_variant": "1"}

@@ -195,7 +195,7 @@ def spoil(image: Picture, kind: str, rng: SceneRng, other: Picture) -> Picture:
     if kind == "jpeg":
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=4 + rng.below(13))
-        return np.asarray(Image.open(file).convert("RGB"))
+        return np.asarray(Image.open(file, formats=("JPEG",)).convert("RGB"))
     values = image.astype(np.float64)
     if kind == "noise":
         pair = rng.array(2, *image.shape)
