@@ -14,6 +14,7 @@
     │   └── MissingWeightsError      exit code 5   weights that are not there; says how to get them
     └── RunError                     exit code 3   a run folder that cannot be continued or compared
         ├── ConfigMismatchError      exit code 3   the folder holds a run of other settings
+        ├── EndedEarlyError          exit code 3   code of a plug-in tried to end the process
         └── RunLockedError           exit code 3   another process works on the same shard
 
 A message says what was got, what was expected and what to do next.
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigMismatchError",
     "DataError",
     "EmptyBenchmarkError",
+    "EndedEarlyError",
     "InvalidScoresError",
     "MissingWeightsError",
     "RunError",
@@ -132,6 +134,10 @@ class RunError(BrushbenchError):
 
 class ConfigMismatchError(RunError):
     """The folder already holds a run of other settings; the message shows the difference."""
+
+
+class EndedEarlyError(RunError):
+    """Code of a plug-in tried to end the process, with work still to be done."""
 
 
 class RunLockedError(RunError):

@@ -5,19 +5,16 @@ Nothing is imported before its name is asked for, so an unknown name fails befor
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import re
-import sys
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from brushbench.errors import UnknownNameError, UsageError, printable
+from brushbench.isolation import world_of_module
+from brushbench.plugins import annotations_of, explained, literal, load_file, load_module, passes_on
 
 __all__ = [
     "BUILTIN",
@@ -157,7 +154,8 @@ def resolve(kind: Kind, name: str) -> type[Any]:
         raise UnknownNameError(kind, name, names(kind))
     if not attribute or not module_name.strip() or (module_name.startswith(".") and not module_name.endswith(".py")):
         raise UsageError(f"{kind} {name!r} names no class. Write module:Class or file.py:Class.")
-    module = _load_file(module_name) if module_name.endswith(".py") else _load_module(module_name)
+    load = load_file if module_name.endswith(".py") else load_module
+    module = load(module_name, f"{kind} {name!r}")
     found = getattr(module, attribute, None)
     if not isinstance(found, type):
         raise UsageError(
@@ -167,8 +165,9 @@ def resolve(kind: Kind, name: str) -> type[Any]:
 
 
 def option_names(cls: type[Any]) -> list[str]:
-    """Return the option names a class takes: the parameters of its constructor."""
-    return list(inspect.signature(cls).parameters)
+    """Return the option names a class takes: the named parameters of its constructor."""
+    anonymous = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [name for name, p in inspect.signature(cls).parameters.items() if p.kind not in anonymous]
 
 
 def takes_preset(spec: Spec) -> bool:
@@ -196,21 +195,30 @@ def build(kind: Kind, spec: Spec, context: Mapping[str, Any] | None = None) -> A
         UsageError: an option value that does not fit the annotation, or a missing option.
     """
     cls = resolve(kind, spec.name)
-    known = option_names(cls)
+    what = f"{kind} {spec.name!r}"
+    with explained(cls.__module__, what, "constructed"), world_of_module(cls.__module__, what):
+        return cls(**_options(kind, spec, cls, context or {}))
+
+
+def _options(kind: Kind, spec: Spec, cls: type[Any], context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a class is constructed with."""
+    known, others = option_names(cls), passes_on(cls)
     for key in spec.options:
-        if key not in known:
+        if key not in known and not others:
             raise UnknownNameError(f"option of {kind} {spec.name!r}", key, known)
-    # An inherited field of a dataclass is annotated in its own class's module.
-    hints = typing.get_type_hints(cls if is_dataclass(cls) else cls.__init__)
-    options = {key: _convert(spec.name, key, value, hints.get(key, str)) for key, value in spec.options.items()}
-    for key, value in (context or {}).items():
+    hints = annotations_of(cls)
+    options = {
+        key: _convert(spec.name, key, value, hints.get(key, str)) if key in known else literal(value)
+        for key, value in spec.options.items()
+    }
+    for key, value in context.items():
         if key in known:
             options.setdefault(key, value)
     parameters = inspect.signature(cls).parameters
     missing = [key for key in known if key not in options and parameters[key].default is inspect.Parameter.empty]
     if missing:
         raise UsageError(f"{kind} {spec.name!r} needs {', '.join(missing)}: write {spec.name},{missing[0]}=VALUE.")
-    return cls(**options)
+    return options
 
 
 def _convert(name: str, key: str, value: str, annotation: Any) -> Any:
@@ -223,26 +231,3 @@ def _convert(name: str, key: str, value: str, annotation: Any) -> Any:
         raise UsageError(
             f"Option {key}={value!r} of {name!r} is not a {expected}: {error.errors()[0]['msg']}."
         ) from None
-
-
-def _load_module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and not name.startswith(error.name):
-            raise
-        raise UsageError(f"No module {name!r}. Install it, or write file.py:Class.") from None
-
-
-def _load_file(name: str) -> Any:
-    path = Path(name).expanduser().resolve()
-    if not path.is_file():
-        raise UsageError(f"No file {path}. Write file.py:Class with a file that exists.")
-    module_name = f"brushbench_plugin_{path.stem}"
-    loaded = importlib.util.spec_from_file_location(module_name, path)
-    if loaded is None or loaded.loader is None:
-        raise UsageError(f"{path} cannot be imported as Python.")
-    module = importlib.util.module_from_spec(loaded)
-    sys.modules[module_name] = module
-    loaded.loader.exec_module(module)
-    return module

@@ -12,6 +12,7 @@ import numpy as np
 
 from brushbench.errors import UsageError, WeightsError, printable, reason_of
 from brushbench.features import Features
+from brushbench.isolation import world_of
 from brushbench.types import Metric, Picture, Sample, Score, Scored, Unscored
 
 __all__ = ["ask"]
@@ -37,7 +38,8 @@ def ask(metric: Metric, pictures: Sequence[Picture], samples: Sequence[Sample], 
     if not pictures:
         return []
     try:
-        answers = _listed(metric(pictures, samples, features), len(pictures))
+        with world_of(type(metric)):
+            answers = _listed(metric(pictures, samples, features), len(pictures))
     except (UsageError, WeightsError):
         raise  # not the fault of one sample
     except (Exception, SystemExit) as error:

@@ -13,6 +13,7 @@ from brushbench.engines.shard import Shard
 from brushbench.errors import BadRecordError, RunError, UnusableError, printable
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.evaluation.sources import NoPicture, Source
+from brushbench.isolation import world_of
 from brushbench.outcome import common_reasons
 from brushbench.progress import track
 from brushbench.store import PictureRow, RunFolder, State, pixel_sha256
@@ -137,7 +138,8 @@ def _make(source: Source, benchmark: Benchmark, config: RunConfig, batch: Batch)
 def _read(benchmark: Benchmark, index: int) -> Sample | NoPicture:
     """Return a sample, or why it cannot be read: one bad record does not cost the run."""
     try:
-        return benchmark[index]
+        with world_of(type(benchmark)):
+            return benchmark[index]
     except (BadRecordError, UnusableError) as error:
         return NoPicture("failed", printable(f"the record cannot be used: {error.problem}"))
     except Exception as error:  # a plug-in's loader may raise anything

@@ -26,7 +26,9 @@ from brushbench.errors import (
     without_addresses,
 )
 from brushbench.files import is_file, read_bytes
+from brushbench.isolation import world_of
 from brushbench.pictures import ImageFile
+from brushbench.plugins import explained
 from brushbench.store import State
 from brushbench.types import (
     JSON,
@@ -111,7 +113,9 @@ class Method:
         Raises:
             UsageError: the description holds what JSON has no word for; the message names the key.
         """
-        name, own = type(self.inpainter).__name__, self.inpainter.describe()
+        name = type(self.inpainter).__name__
+        with explained(type(self.inpainter).__module__, name, "described"), world_of(type(self.inpainter)):
+            own = self.inpainter.describe()
         if not isinstance(own, Mapping):
             raise UsageError(f"{name}.describe() returned {_in_words(own)}, expected a dict of its settings.")
         plain = {str(key): as_json(value, f"{name}.describe()[{key!r}]") for key, value in own.items()}
@@ -159,7 +163,7 @@ class Method:
     def _call(self, asked: Sequence[Asked], call: Callable[[Sequence[Asked]], Sequence[Any]]) -> list[Any]:
         """Return one result or :class:`NoPicture` for each; what fails together is tried one by one."""
         try:
-            with _autograd(self.capabilities.needs_grad):
+            with world_of(type(self.inpainter)), _autograd(self.capabilities.needs_grad):
                 results = _counted(call(asked), len(asked))
         except (UsageError, WeightsError):
             raise  # not the fault of one picture

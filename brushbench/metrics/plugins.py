@@ -12,6 +12,7 @@ from typing import get_args
 
 from brushbench import registry
 from brushbench.errors import BrushbenchError, UsageError, reason_of
+from brushbench.isolation import world_of
 from brushbench.types import Metric, Region
 
 __all__ = ["load_metric", "metric_class"]
@@ -69,7 +70,7 @@ def load_metric(
     given = {"protocol": protocol, "weights": weights, "device": device, "dtype": dtype}
     if weights is not None and "weights" not in known:
         raise UsageError(f"Metric {name!r} needs no weights. Leave weights= out.")
-    with _failing(name, "constructed"):
+    with _failing(name, "constructed"), world_of(cls):
         metric = cls(**{key: value for key, value in given.items() if key in known})
     if f"{cls.__module__}:{cls.__qualname__}" not in registry.BUILTIN["metric"].values():
         _check(metric, name, protocol)
