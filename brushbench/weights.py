@@ -164,7 +164,9 @@ def find_place(place: str | Path, download: Callable[[str], str | Path]) -> Path
     """
     path = Path(place).expanduser()
     if not is_hub_id(place):
-        return path / "model" if not _is_saved(path) and _is_saved(path / "model") else path
+        model = path / "model"
+        trained = (model / "training.json").is_file() or (not _is_saved(path) and _is_saved(model))
+        return model if trained else path
     try:
         return Path(download(str(place)))
     except Exception as error:  # the hub, its transport and the file system each raise kinds of their own

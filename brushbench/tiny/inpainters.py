@@ -429,7 +429,12 @@ def start_inpainter(recipe: InpainterRecipe, seed: int = 0) -> InpainterTask:
     if recipe.method == "controlnet":
         control = ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(16, 32, 64))
         if recipe.init_from:
-            _load(control, recipe.init_from / "diffusion_pytorch_model.safetensors")
+            file = recipe.init_from / "diffusion_pytorch_model.safetensors"
+            if not file.is_file():
+                raise UsageError(
+                    f"--init-from {recipe.init_from} holds no ControlNet. Give the model/ of such a training."
+                )
+            _load(control, file)
         return InpainterTask(ControlNetInpainting(base, control), recipe)
     unet = nine_channels(base.unet)
     if recipe.init_from:

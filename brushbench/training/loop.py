@@ -238,7 +238,7 @@ class _Run:
         settings = {
             name: str(value) if isinstance(value, Path) else value for name, value in asdict(self.config).items()
         }
-        (self.config.out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        (self.config.out / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
         (self.config.out / "recipe.json").write_text(json.dumps(self.identity(), indent=2) + "\n")
         path = self.config.out / "log.csv"
         if path.exists():

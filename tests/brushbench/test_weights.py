@@ -281,6 +281,10 @@ def test_one_function_finds_files_folders_trainings_and_hub_ids(
     assert find_place("owner/name", download) == Path("owner/name")  # what is here wins
     (tmp_path / "owner" / "name" / "model" / "config.json").touch()
     assert find_place("owner/name", download) == Path("owner/name/model")  # a training's output
+    (tmp_path / "owner" / "name" / "config.json").touch()
+    (tmp_path / "owner" / "name" / "model" / "training.json").touch()
+    assert find_place("owner/name", download) == Path("owner/name/model")  # whatever else the trainer wrote
+    (tmp_path / "owner" / "name" / "model" / "training.json").unlink()
     (tmp_path / "owner" / "name" / "model_index.json").touch()
     assert find_place("owner/name", download) == Path("owner/name")  # a pipeline with a part of that name
     assert find_place(tmp_path / "weights.safetensors", download) == tmp_path / "weights.safetensors"
