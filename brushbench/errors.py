@@ -3,7 +3,7 @@
 ::
 
     BrushbenchError                  exit code 5
-    ├── UsageError                   exit code 2   a name, option or value that cannot be right
+    ├── UsageError                   exit code 2   an invalid name, option or value
     │   ├── UnknownNameError         exit code 2   no such model, metric, benchmark or option
     │   └── InvalidScoresError       exit code 2   scores or settings that a statistic cannot take; a ValueError too
     ├── DataError                    exit code 5   a benchmark or picture that cannot be read
@@ -54,7 +54,7 @@ class BrushbenchError(Exception):
 
 
 class UsageError(BrushbenchError):
-    """A name, option or value that cannot be right."""
+    """An invalid name, option or value."""
 
     exit_code = 2
 

@@ -84,7 +84,7 @@ def regular_file(path: Path | str, what: str = "file") -> Path:
     except (OSError, ValueError) as error:  # ValueError: NUL, or a lone surrogate
         reason = error.strerror if isinstance(error, OSError) else str(error)
         shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
-        raise UnusableError(f"the {what} {shown!r} cannot be there ({reason})", "Name a file that exists") from None
+        raise UnusableError(f"the {what} {shown!r} cannot be opened ({reason})", "Name a file that exists") from None
     for is_kind, kind in KINDS:
         if is_kind(mode):
             raise UnusableError(f"the {what} {path} is {kind}, expected a file", "Put a regular file there")

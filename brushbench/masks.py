@@ -1,6 +1,6 @@
 """Holes and the foreign formats they come in. Inside the toolkit a hole is bool (H, W), True = repaint.
 
-Everything else that the field calls a "mask" is converted here, at the edge, by one named function a format:
+Everything else that the field calls a "mask" is converted here, at the edge, by one named function per format:
 
 ======================  ======================================================================
 ``decode_rle``          run lengths under one of three published conventions (:data:`CONVENTIONS`)
@@ -306,7 +306,7 @@ def random_brush_hole(seed: int, height: int, width: int) -> Hole:
     """Draw the free-form hole of one seed: wide brush strokes, as BrushNet's random-mask model is trained on.
 
     The recipe (TencentARC/BrushNet, train_brushnet.py, random mode): 0 to 3 strokes; each starts anywhere and makes 0
-    to 7 steps whose directions alternate between about +72 and -72 degrees (each bound of the range is redrawn a
+    to 7 steps whose directions alternate between about +72 and -72 degrees (each bound of the range is redrawn per
     stroke, up to 24 degrees off); a step is normal with mean diagonal / 8 and deviation diagonal / 16, clipped to
     0 ... diagonal / 4, and stays in the picture; the brush is round and 128 px wide at 512 px; last, the picture is
     mirrored each way with probability 1/2.

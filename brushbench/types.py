@@ -189,6 +189,8 @@ class Benchmark(Protocol):
         spec: what it was loaded by: a registered name, ``module:Class`` or ``file.py:Class``; empty where it was made
             in Python.
         loaded_with: the options that load it again, such as its folder.
+        digests: record id to the SHA-256 of everything that its samples are made of, so that a run knows which of them
+            changed; empty where that is not known.
         limit: how many records it was limited to, in manifest order, for every split.
         skipped: (record, reason) of what was left out.
         notes: sentences for whoever runs it, such as how to get what is left out.
@@ -201,6 +203,7 @@ class Benchmark(Protocol):
     title: str = ""
     spec: str = ""
     loaded_with: Mapping[str, str] = MappingProxyType({})
+    digests: Mapping[str, str] = MappingProxyType({})
     limit: int | None = None
     skipped: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()

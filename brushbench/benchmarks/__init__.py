@@ -1,4 +1,4 @@
-"""Benchmarks, one loader a file; :mod:`brushbench.benchmarks.base` says how to write another."""
+"""Benchmarks, one loader per file; :mod:`brushbench.benchmarks.base` says how to write another."""
 
 from __future__ import annotations
 

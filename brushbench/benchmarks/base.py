@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 USABLE_ID = re.compile(r"[^/\\\0\ud800-\udfff]{1,200}")  # pictures of a run are named after it
+COMPUTED = ("manifest", "_digests", "_lines")  # attributes of a benchmark that depend on its records
 MAX_FILE_NAME = 240  # bytes of an id that is percent-encoded for its file; most file systems allow 255 with suffixes
 
 
@@ -179,7 +180,7 @@ class LazyBenchmark(Benchmark):
         if not self._skip_bad:
             raise BadRecordError(blank[0].id, problem, "Write one, use a method that reads none (such as telea)")
         rest = type(self).__new__(type(self))
-        rest.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("manifest", "_digests")})
+        rest.__dict__.update({k: v for k, v in self.__dict__.items() if k not in COMPUTED})
         rest._records = [record for record in self._records if record.prompt.strip()]
         rest.skipped = [*self.skipped, *((record.id, problem) for record in blank)]
         rest._arrange()
@@ -195,16 +196,27 @@ class LazyBenchmark(Benchmark):
         return digests
 
     @cached_property
+    def _lines(self) -> Mapping[str, bytes]:
+        """Record id to one line of everything that its samples are made of."""
+        lines = {}
+        for record in self._records:
+            with _named(record.id):
+                holes = {split: hashlib.sha256(record.holes[split].fingerprint()).hexdigest() for split in self.splits}
+            parts = [record.id, record.prompt, self._digests[record.id], holes, dict(record.meta)]
+            lines[record.id] = json.dumps(parts, sort_keys=True).encode() + b"\n"
+        return lines
+
+    @property
+    def digests(self) -> Mapping[str, str]:  # type: ignore[override]
+        """Record id to the SHA-256 of everything that its samples are made of."""
+        return {name: hashlib.sha256(line).hexdigest() for name, line in self._lines.items()}
+
+    @cached_property
     def manifest(self) -> Mapping[str, JSON]:  # type: ignore[override]
         """What the benchmark is. The first access reads every file once, to hash it."""
-        total = hashlib.sha256()
-        for record in self._records:
-            holes = {split: hashlib.sha256(record.holes[split].fingerprint()).hexdigest() for split in self.splits}
-            parts = [record.id, record.prompt, self._digests[record.id], holes, dict(record.meta)]
-            total.update(json.dumps(parts, sort_keys=True).encode() + b"\n")
         return {
             "name": self.name,
-            "sha256": total.hexdigest(),
+            "sha256": hashlib.sha256(b"".join(self._lines.values())).hexdigest(),
             "images": len(self._records),
             "splits": list(self.splits),
             "counts": dict.fromkeys(self.splits, len(self._records)),

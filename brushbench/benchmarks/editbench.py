@@ -3,7 +3,7 @@
 ::
 
     EditBench/                                        EditBench/
-      annotations_natural.csv                           mapping_file.json     as BrushBench's, one mask a record
+      annotations_natural.csv                           mapping_file.json     as BrushBench's, one mask per record
       annotations_generated.csv                         images/
       references_natural/{aos}.png
       references_generated/{aos}.png

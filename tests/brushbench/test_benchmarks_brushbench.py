@@ -174,9 +174,9 @@ BAD_RECORDS = {
     "no picture field": (_set("image", None), r"'image' is missing. Write the path"),
     "path that no system takes": (
         _set("image", "a" * 5000 + ".png"),
-        r"cannot be there \(File name too long\). Name",
+        r"cannot be opened \(File name too long\). Name",
     ),
-    "path that is no text": (_set("image", "\ud800.png"), r"the picture .* cannot be there"),
+    "path that is no text": (_set("image", "\ud800.png"), r"the picture .* cannot be opened"),
     "undecodable picture": (_break_file(b"no picture"), r"cannot be decoded \(.*Replace it by an intact"),
     "picture cut short": (_cut_short, r"cannot be decoded \(.*Replace it by an intact"),
     "gigantic picture": (

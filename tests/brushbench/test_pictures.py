@@ -188,13 +188,13 @@ def special(folder: Path, kind: str) -> Path:
         path.symlink_to("/dev/zero")
     elif kind == "a link to":
         path.symlink_to(folder / "gone.png")
-    elif kind == "cannot be there":
+    elif kind == "cannot be opened":
         path.symlink_to(path)
     return path
 
 
 @pytest.mark.parametrize(
-    "kind", ["a named pipe", "a socket", "a folder", "a device", "a link to", "cannot be there", "is missing"]
+    "kind", ["a named pipe", "a socket", "a folder", "a device", "a link to", "cannot be opened", "is missing"]
 )
 def test_what_is_no_regular_file_is_refused_by_name_and_never_opened(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch

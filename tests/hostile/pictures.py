@@ -77,7 +77,7 @@ FILES: dict[str, tuple[Maker, str]] = {
     "/dev/stdin": (linked("/dev/tty"), "is a device, expected a file|cannot be"),
     "/dev/urandom": (linked("/dev/urandom"), "is a device, expected a file"),
     "a link to nothing": (linked("gone.png"), "is a link to gone.png, which does not exist"),
-    "a link to itself": (linked("bad.png"), "cannot be there"),
+    "a link to itself": (linked("bad.png"), "cannot be opened"),
 }
 
 
