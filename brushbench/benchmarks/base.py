@@ -50,6 +50,7 @@ __all__ = [
     "UnusableError",
     "brush_hole",
     "check_id",
+    "check_limit",
     "check_text",
     "chosen_splits",
     "described",
@@ -137,8 +138,7 @@ class LazyBenchmark(Benchmark):
             UsageError: ``limit`` is below 1.
             EmptyBenchmarkError: no record is left.
         """
-        if limit is not None and limit < 1:
-            raise UsageError(f"limit is {limit}, expected at least 1. Leave it out to use every picture.")
+        check_limit(limit)
         self.name = self.title = name
         self.limit = limit
         self.splits = chosen_splits(split, splits)
@@ -249,6 +249,12 @@ class LazyBenchmark(Benchmark):
         return (self[index] for index in range(len(self)))
 
 
+def check_limit(limit: object) -> None:
+    """Raise :class:`UsageError` if a limit is no whole number from 1."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise UsageError(f"limit is {limit!r}, expected a whole number from 1. Leave it out to use every picture.")
+
+
 def check_id(name: str) -> None:
     """Raise :class:`UnusableError` if an id cannot name the pictures of a run."""
     if not USABLE_ID.fullmatch(name) or name in (".", ".."):
@@ -257,9 +263,11 @@ def check_id(name: str) -> None:
         raise UnusableError(f"its id is too long to name a file ({len(name)} characters)", "Shorten it")
 
 
-def check_text(fields: Mapping[str, str]) -> None:
-    """Raise :class:`UnusableError` if a field holds half of a character, which no tokenizer and no file takes."""
+def check_text(fields: Mapping[str, object]) -> None:
+    """Raise :class:`UnusableError` if a field is no text, or holds half of a character, which no file takes."""
     for what, text in fields.items():
+        if not isinstance(text, str):
+            raise UnusableError(f"its {what} is a {type(text).__name__}, expected text", "Convert it")
         if half := surrogate(text):
             raise UnusableError(f"its {what} holds half of a character ({half})", f"Write its {what} anew")
 

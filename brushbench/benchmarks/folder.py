@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -100,6 +101,7 @@ class Folder(LazyBenchmark):
         details: dict[str, JSON] = {"title": title}
         super().__init__("folder", records, splits=splits, split=split, limit=limit, skip_bad=skip_bad, details=details)
         self.title = title
+        self.notes = found.notes()
 
 
 @dataclass
@@ -139,6 +141,16 @@ class _Found:
             raise DataError(f"No picture in {self.images}. Put {', '.join(SUFFIXES)} files there.")
         texts = _by_key(self.images, (".txt",), deep)
         self.texts = {key: files for key, files in texts.items() if key in self.pictures}
+
+    def notes(self) -> list[str]:
+        """Return sentences about what lies there under a name that is nearly one that is read."""
+        read = ["images", "masks", *CAPTION_FILES, *METADATA_FILES]
+        found = []
+        for path in sorted(self.root.iterdir()):
+            near = difflib.get_close_matches(path.name.lower(), read, n=1, cutoff=0.8)
+            if near and path.name.lower() not in read and not path.name.startswith("."):
+                found.append(f"{path} is not read. If it is meant to be, rename it to {near[0]}.")
+        return found
 
     def _take_neighbours(self) -> None:
         """Take ``NAME_mask.png`` beside ``NAME.png`` for its mask."""

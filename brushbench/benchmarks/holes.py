@@ -24,7 +24,7 @@ from brushbench.masks import (
     hole_to_white,
     random_brush_hole,
 )
-from brushbench.pictures import open_picture
+from brushbench.pictures import grey_levels, open_picture
 from brushbench.types import as_hole, sample_seed
 
 if TYPE_CHECKING:
@@ -57,14 +57,21 @@ class HoleSource(ABC):
         """Return how many pixels :meth:`draw` marks; else raise UnusableError."""
         return int(as_hole(self.draw(height, width), (height, width)).sum())
 
+    def about(self) -> str:
+        """Return what explains a hole of nothing or everything, as the end of a sentence."""
+        return ""
+
     def check(self, height: int, width: int) -> None:
         """Raise :class:`UnusableError` if :meth:`draw` would fail, or gives a hole of nothing or everything."""
         pixels = self.count(height, width)
         if pixels == 0:
-            raise UnusableError(f"the hole is empty ({self.label} marks no pixel)", "Mark at least one pixel")
+            raise UnusableError(
+                f"the hole is empty ({self.label} marks no pixel{self.about()})", "Mark at least one pixel"
+            )
         if pixels == height * width:
             raise UnusableError(
-                f"the hole is the whole picture ({self.label} marks every pixel)", "Keep at least one pixel"
+                f"the hole is the whole picture ({self.label} marks every pixel{self.about()})",
+                "Keep at least one pixel",
             )
 
 
@@ -126,6 +133,14 @@ class MaskFile(HoleSource):
     def draw(self, height: int, width: int) -> Hole:
         """Read the file."""
         return self.fitted(self.as_stored(), height, width)
+
+    def about(self) -> str:
+        """Return the mask's grey levels: a mask of 0 and 1 is black to the eye."""
+        if self.reading not in ("white", "black"):
+            return ""
+        with open_picture(read_bytes(self.path, "mask"), f"mask {self.path}") as picture:
+            levels = grey_levels(picture)
+        return f": its grey levels are {levels.min()} to {levels.max()} of 255, and white begins at 128"
 
     def as_stored(self) -> Hole:
         """Return bool (H, W) of the file's own size."""

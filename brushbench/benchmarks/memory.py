@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -32,6 +33,7 @@ from brushbench.benchmarks.base import (
     LazyBenchmark,
     Record,
     check_id,
+    check_limit,
     check_text,
     chosen_splits,
     described,
@@ -67,6 +69,7 @@ def as_benchmark(data: object, split: str = "all", limit: int | None = None) -> 
         UsageError: something else, or ``split`` or ``limit`` for a benchmark that is already loaded.
         BadRecordError: a record that cannot be used.
     """
+    check_limit(limit)
     if isinstance(data, list | tuple):
         return _of_samples(data, split, limit)
     library = type(data).__module__.partition(".")[0]
@@ -257,7 +260,11 @@ def _of_rows(name: str, rows: Sequence[Mapping[Any, Any]], split: str, limit: in
     if column_of(columns, IMAGE_COLUMNS) is None:
         raise UsageError(f"The table has the columns {', '.join(columns)}; {' or '.join(IMAGE_COLUMNS)} is missing.")
     splits = row_splits(columns)
-    records = [described(row_id(row, place), partial(record_of_row, row, place)) for place, row in enumerate(rows)]
+    mask_columns = [f"{split}_mask" for split in splits if f"{split}_mask" in columns] or list(MASK_COLUMNS)
+    masked = any(not _is_absent(row.get(column)) for row in rows for column in mask_columns)
+    records = [
+        described(row_id(row, place), partial(record_of_row, row, place, masked)) for place, row in enumerate(rows)
+    ]
     return LazyBenchmark(name, records, splits=splits, split=split, limit=limit)
 
 
@@ -275,22 +282,36 @@ def row_id(row: Mapping[str, Any], place: int) -> str:
     return str(value) if isinstance(value, int | np.integer) else f"{place:09d}"
 
 
-def record_of_row(row: Mapping[str, Any], place: int) -> Record:
+def record_of_row(row: Mapping[str, Any], place: int, masked: bool) -> Record:
     """Return the record of one row of a table; see the module for its columns.
+
+    Args:
+        row: its columns.
+        place: its number, for the id where it has none.
+        masked: whether the table has masks; then each row needs one, else each gets its brush hole.
 
     Raises:
         UnusableError: no picture, or one of an unknown kind.
     """
     key = column_of(row, IMAGE_COLUMNS) or IMAGE_COLUMNS[0]
     name = row_id(row, place)
-    holes: dict[str, HoleSource] = {s: _hole(row[f"{s}_mask"]) for s in SPLITS if row.get(f"{s}_mask") is not None}
+    holes: dict[str, HoleSource] = {
+        split: _hole(row[f"{split}_mask"]) for split in SPLITS if not _is_absent(row.get(f"{split}_mask"))
+    }
     flat = column_of(row, MASK_COLUMNS)
-    if flat and row[flat] is not None and not holes:
+    if flat and not _is_absent(row[flat]) and not holes:
         holes = {"brush": _hole(row[flat])}
+    if masked and not holes:
+        raise UnusableError("its mask is missing", "Give it one, or no row one to use seeded brush holes")
     masks = {*MASK_COLUMNS, *(f"{split}_mask" for split in SPLITS)}
     used = {*ID_COLUMNS, *IMAGE_COLUMNS, *CAPTION_COLUMNS, *masks}
     return Record(name, caption_in(row), _image(row.get(key), key), holes or {"brush": BrushHole(name)},
                   extra_columns(row, used))  # fmt: skip
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether a cell is empty: None, or NaN as pandas has it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _plain(value: Any) -> Any:

@@ -221,3 +221,26 @@ def test_a_bad_row_of_a_table_is_named(tmp_path: Path, change: dict, words: str)
     rows[1].update(change)
     with pytest.raises(BadRecordError, match=words):
         as_benchmark(pd.DataFrame(rows))
+
+
+def test_a_row_without_a_mask_among_masks_gets_no_brush_hole_in_silence(tmp_path: Path) -> None:
+    rows = pd.DataFrame(table("paths", tmp_path)).astype(object).to_dict("records")
+    for absent in (None, float("nan")):
+        rows[1]["mask"] = absent
+        with pytest.raises(BadRecordError, match="'s1': its mask is missing"):
+            as_benchmark(pd.DataFrame(rows))
+    for row in rows:
+        row["mask"] = None
+    np.testing.assert_array_equal(as_benchmark(pd.DataFrame(rows))[0].hole, brush_hole("s0", HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "2"])
+def test_a_limit_that_is_no_number_of_pictures_is_a_usage_error(limit: object) -> None:
+    with pytest.raises(UsageError, match="expected a whole number from 1"):
+        as_benchmark(samples(), limit=limit)  # type: ignore[arg-type]
+
+
+def test_meta_that_is_no_text_is_named() -> None:
+    first = samples()[0]
+    with pytest.raises(BadRecordError, match="'s0': its style is a int, expected text"):
+        as_benchmark([Sample("s0", first.image, HOLE, "x", "inside", {"style": 7})])

@@ -240,3 +240,16 @@ def test_a_field_of_a_record_that_is_called_prompt_variant_opens_no_table_per_re
     run = evaluate("copy", tmp_path / "d", out=tmp_path / "run", metrics="psnr", variants="raw")
     assert set(run.scores["prompt_variant"]) == {"caption"}
     assert load_benchmark(tmp_path / "d")[1].meta == {"field_prompt_variant": "1"}
+
+
+def test_a_folder_of_masks_under_another_name_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    picture_at(tmp_path / "images" / "a.png")
+    mask_at(tmp_path / "mask" / "a.png", 3)
+    (tmp_path / "caption.json").write_text('{"a": "x"}')
+    (tmp_path / "notes.md").write_text("mine")
+    assert [note.partition(" is not read. ")[2] for note in Folder(tmp_path).notes] == [
+        "If it is meant to be, rename it to captions.json.",
+        "If it is meant to be, rename it to masks.",
+    ]
+    (tmp_path / "mask").rename(tmp_path / "masks")
+    assert rows_marked(Folder(tmp_path)) == {"a": 3}

@@ -157,6 +157,11 @@ def text_bomb(root: Path) -> list[str]:
     return check(root)
 
 
+def inpaint_alpha(root: Path, options: tuple[str, ...]) -> list[str]:
+    mask_of(CLEAR, root)
+    return [*inpaint(root), *options]
+
+
 CLEAR = np.dstack([PIXELS, np.where(PIXELS[:, :, 0] > 99, 255, 0).astype(np.uint8)])
 INPUTS = [
     *inputs(),
@@ -169,7 +174,10 @@ INPUTS = [
     Hostile("a mask of another size", other_size, 5, "Record 'bad': the mask .* is 48 x 64, .*resize_masks=true"),
     Hostile("a mask of another size, as the message says", resized, 0, "2 ok"),
     Hostile("a mask with alpha", partial(mask_of, CLEAR), 5, "Record 'bad': .*transparent.*option masks to alpha"),
+    Hostile("inpaint: a mask with alpha", partial(inpaint_alpha, options=()), 5, "transparent.*option masks to alpha"),
+    Hostile("inpaint: as that message says", partial(inpaint_alpha, options=("--masks", "alpha")), 0, "Wrote"),
+    Hostile("inpaint: another reading", partial(inpaint_alpha, options=("--masks", "green")), 2, "reading of masks"),
     Hostile("an empty mask", partial(mask_of, PIXELS[:, :, 0] * 0), 5, "'bad': the hole is empty"),
-    Hostile("a mask of ones", partial(mask_of, PIXELS[:, :, 0] * 0 + 1), 5, "'bad': the hole is empty"),
+    Hostile("a mask of ones", partial(mask_of, PIXELS[:, :, 0] * 0 + 1), 5, "hole is empty .*levels are 1 to 1 of 255"),
     Hostile("a full mask", partial(mask_of, PIXELS[:, :, 0] * 0 + 255), 5, "'bad': the hole is the whole picture"),
 ]
