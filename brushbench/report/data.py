@@ -1,0 +1,241 @@
+"""What a report shows, as plain data: computed here, only laid out by the templates and drawn by the page's script."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from brushbench.errors import RunError
+from brushbench.leaderboard import Table, make_tables
+from brushbench.report.images import Drawing, GeneratedPicture
+from brushbench.store import PictureRow
+from brushbench.types import PROTOCOLS, Benchmark
+
+if TYPE_CHECKING:
+    from brushbench.runs import Run
+
+__all__ = ["Gallery", "MethodCard", "Provenance", "Report", "collect"]
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """One run in the report.
+
+    Attributes:
+        key: name of its files and columns in the page: ``m0``, ``m1`` …
+        label: the run's name.
+        reference: whether it is a reference line, never ranked.
+        blended: whether its blended variant was scored.
+        run: the run.
+        pictures: state, reason and hash of each picture, by (sample, split, repeat).
+    """
+
+    key: str
+    label: str
+    reference: bool
+    blended: bool
+    run: Run
+    pictures: Mapping[tuple[str, str, int], PictureRow]
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """One row of the gallery: a sample, its split, and which of its repeats."""
+
+    sample: str
+    split: str
+    repeat: int
+
+
+@dataclass
+class Gallery:
+    """Every sample that a run answered, with all scores; what the page's script reads."""
+
+    methods: list[MethodCard]
+    rows: list[GalleryRow]
+    metrics: list[dict[str, Any]]
+    scores: dict[str, list[float | str | None]]  # "m0|raw|psnr@standard" to one value per row
+    prompts: list[str] = field(default_factory=list)
+    meta: list[Mapping[str, str]] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    problems: dict[str, dict[int, str]] = field(default_factory=dict)  # method key: row: why there is no picture
+    drawn: bool = False
+
+    def drawings(self, benchmark: Benchmark) -> Iterator[Drawing]:
+        """Yield what each row needs drawn, and note prompt, metadata and size of each on the way."""
+        places = {key: i for i, key in enumerate(benchmark.keys)}
+        for number, row in enumerate(self.rows):
+            sample = benchmark[places[row.sample, row.split]]
+            self.prompts.append(sample.prompt)
+            self.meta.append({str(k): str(v) for k, v in sample.meta.items()})
+            self.sizes.append((int(sample.image.shape[1]), int(sample.image.shape[0])))
+            pictures = []
+            for method in self.methods:
+                made = method.pictures.get((row.sample, row.split, row.repeat))
+                if made is not None and made.sha256:
+                    file = method.run.picture_path(row.sample, row.split, row.repeat)
+                    pictures.append(GeneratedPicture(method.key, file, made.sha256, method.blended))
+                else:
+                    reason = f"{made.state}: {made.reason}" if made is not None else "not made in this run"
+                    self.problems.setdefault(method.key, {})[number] = reason
+            yield Drawing(number, sample.image, sample.hole, tuple(pictures))
+        self.drawn = True
+
+    def to_script(self) -> str:
+        """Return the data file: one assignment that holds nothing but JSON, so that nothing in it can run."""
+        known = sorted({(m["name"]) for m in self.metrics})
+        content = {
+            "methods": [
+                {"key": m.key, "label": m.label, "reference": m.reference, "blended": m.blended} for m in self.methods
+            ],
+            "metrics": [m for m in self.metrics if m["name"] in known],
+            "rows": [
+                {
+                    "id": row.sample,
+                    "split": row.split,
+                    "repeat": row.repeat,
+                    "prompt": self.prompts[i] if self.drawn else "",
+                    "meta": self.meta[i] if self.drawn else {},
+                    "size": self.sizes[i] if self.drawn else [0, 0],
+                    "seed": self._seed(row),
+                }
+                for i, row in enumerate(self.rows)
+            ],
+            "problems": self.problems,
+            "scores": self.scores,
+            "pictures": self.drawn,
+        }
+        return (
+            f"window.BRUSHBENCH = {json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(',', ':'))};\n"
+        )
+
+    def _seed(self, row: GalleryRow) -> str:
+        """Return the seed as text: it has 63 bits, more than a number in JavaScript."""
+        made = (m.pictures.get((row.sample, row.split, row.repeat)) for m in self.methods if not m.reference)
+        return next((str(picture.seed) for picture in made if picture is not None), "")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The runs' records side by side.
+
+    Attributes:
+        labels: one per run.
+        lines: (what, one value per run, whether the runs differ).
+    """
+
+    labels: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[str, ...], bool], ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a page shows."""
+
+    title: str
+    tables: tuple[Table, ...]
+    gallery: Gallery
+    provenance: Provenance
+    seconds: Mapping[str, float]  # per picture, by run; runs without timing are absent
+    left_out: tuple[str, ...]  # sentences about what the page does not show, and why
+
+
+def collect(runs: Sequence[Run], title: str = "") -> Report:
+    """Gather a report's data from runs; pictures come later, from :meth:`Gallery.drawings`.
+
+    Args:
+        runs: at least one. Runs on other data than the first are in the leaderboard, not in the gallery.
+        title: of the page; the benchmark's name without one.
+
+    Raises:
+        RunError: no run, or two of one name.
+    """
+    if not runs:
+        raise RunError("A report needs at least one run. Name the folder that `brushbench eval` wrote.")
+    data = runs[0].header.benchmark.get("sha256")
+    shown = [run for run in runs if run.header.benchmark.get("sha256") == data]
+    left_out = tuple(
+        f"{run.config.name} is not in the gallery: it was made on other data than {runs[0].config.name}."
+        for run in runs
+        if run not in shown
+    )
+    tables = tuple(table for protocol in PROTOCOLS for table in make_tables(runs, protocol))
+    gallery = _gallery(shown, tables)
+    name = title or f"{runs[0].config.benchmark}: {', '.join(run.config.name for run in runs)}"
+    return Report(name, tables, gallery, _provenance(runs), _seconds(runs), left_out)
+
+
+def _gallery(runs: Sequence[Run], tables: Sequence[Table]) -> Gallery:
+    methods = []
+    for number, run in enumerate(runs):
+        rows = {(row.sample, row.split, row.repeat): row for row in run.picture_rows()}
+        blended = "blended" in set(run.scores["variant"])
+        methods.append(MethodCard(f"m{number}", run.config.name, run.is_reference, blended, run, rows))
+    keys = dict.fromkeys(key for method in methods for key in method.pictures)
+    order = {split: i for i, split in enumerate(dict.fromkeys(split for _, split, _ in keys))}
+    rows = [GalleryRow(*key) for key in sorted(keys, key=lambda key: order[key[1]])]  # stable: manifest order inside
+    metrics = {f"{metric}@{table.protocol}": _metric(table, metric) for table in tables for metric in table.metrics}
+    return Gallery(methods, rows, list(metrics.values()), _scores(methods, rows))
+
+
+def _metric(table: Table, metric: str) -> dict[str, Any]:
+    return {
+        "name": f"{metric}@{table.protocol}",
+        "label": table.heading(metric),
+        "higher": table.higher_is_better[metric],
+        "scale": table.scale(metric),
+    }
+
+
+def _scores(methods: Sequence[MethodCard], rows: Sequence[GalleryRow]) -> dict[str, list[float | str | None]]:
+    places = {(row.sample, row.split, row.repeat): i for i, row in enumerate(rows)}
+    found: dict[str, list[float | str | None]] = {}
+    for method in methods:
+        table = method.run.scores
+        keys = ["sample", "split", "repeat", "variant", "metric", "protocol", "value"]
+        for sample, split, repeat, variant, metric, protocol, value in table[keys].itertuples(index=False):
+            column = found.setdefault(f"{method.key}|{variant}|{metric}@{protocol}", [None] * len(rows))
+            place = places.get((sample, split, int(repeat)))
+            if place is not None and not math.isnan(value):
+                column[place] = float(f"{value:.6g}") if math.isfinite(value) else "inf"
+    return found
+
+
+def _provenance(runs: Sequence[Run]) -> Provenance:
+    flat = [dict(_flatten(run.header.model_dump(mode="json"))) for run in runs]
+    names = list(dict.fromkeys(name for record in flat for name in record))
+    lines = []
+    for name in names:
+        values = tuple(record.get(name, "") for record in flat)
+        lines.append((name, values, len(set(values)) > 1))
+    return Provenance(tuple(run.config.name for run in runs), tuple(lines))
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _flatten(entry, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list | tuple) and len(value) > 8:
+        yield prefix, f"{len(value)} entries"
+    else:
+        yield prefix, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _seconds(runs: Sequence[Run]) -> dict[str, float]:
+    """Return seconds per picture of each run that kept its timing."""
+    found = {}
+    for run in runs:
+        lines = run.timing()
+        pictures = sum(int(line.get("pictures", 0)) for line in lines)
+        if pictures:
+            found[run.config.name] = sum(float(line.get("seconds", 0.0)) for line in lines) / pictures
+    return found
+
+
+def path_size(folder: Path) -> int:
+    """Return the bytes under a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

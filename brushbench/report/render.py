@@ -1,0 +1,130 @@
+"""From a report's data to a folder: Jinja lays out, nothing is computed in a template.
+
+The folder opens from disk and from any static host. Prompts, names and metadata are untrusted: the templates escape
+them, the page's script sets them as text, file names are our own, and the page's Content-Security-Policy allows no
+script but its own file.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from brushbench import __version__
+from brushbench.errors import RunError, UsageError
+from brushbench.report.boards import make_board
+from brushbench.report.data import Report
+from brushbench.report.images import draw_all
+from brushbench.report.plots import draw_plots
+from brushbench.types import Benchmark
+
+__all__ = ["STATIC", "GateSection", "write_page", "write_pictures"]
+
+STATIC = ("report.css", "report.js")
+MARK = "gallery.js"  # what tells a report's folder from any other
+
+
+class GateSection:
+    """The quality gate's verdict in a page.
+
+    Args:
+        verdict: the verdict's text.
+        heading: names of the columns.
+        lines: one row of text per check.
+    """
+
+    def __init__(self, verdict: str, heading: Iterable[str], lines: Iterable[Iterable[str]]) -> None:
+        self.verdict = verdict
+        self.heading = tuple(heading)
+        self.lines = tuple(tuple(line) for line in lines)
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the report's folder, or empty the report that is there.
+
+    Raises:
+        UsageError: the folder holds other files, or is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--output {out} is a file. Name a folder.")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            raise UsageError(f"--output {out} holds other files. Name a new folder, or one that holds a report.")
+        for part in ("thumbs", "full"):
+            shutil.rmtree(out / part, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_pictures(
+    report: Report,
+    benchmark: Benchmark,
+    out: Path,
+    *,
+    side: int = 160,
+    originals: bool = True,
+    jobs: int = 2,
+    advance: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Draw every picture of the gallery.
+
+    Args:
+        report: its gallery's prompts, metadata and problems are filled on the way.
+        benchmark: the one the runs were made on; references and holes come from it.
+        out: the report's folder.
+        side: longest side of a thumbnail, pixels.
+        originals: whether pictures of full size are part of the report.
+        jobs: processes.
+        advance: called with the number of rows done.
+
+    Raises:
+        RunError: the runs have samples that the benchmark lacks.
+    """
+    known = set(benchmark.keys)
+    strangers = [row for row in report.gallery.rows if (row.sample, row.split) not in known]
+    if strangers:
+        raise RunError(
+            f"The benchmark lacks {len(strangers)} of the runs' samples, the first {strangers[0].sample!r} "
+            f"({strangers[0].split}). Name the data the runs were made on with --data or --bench."
+        )
+    for row, problems in draw_all(report.gallery.drawings(benchmark), out, side, originals, jobs):
+        for key, reason in problems.items():
+            report.gallery.problems.setdefault(key, {})[row] = reason
+        advance(1)
+
+
+def write_page(report: Report, out: Path, gate: GateSection | None = None) -> Path:
+    """Write the page beside its pictures and return its path."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("brushbench.report"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    plots = [{"svg": Markup(plot.svg), "caption": plot.caption} for plot in draw_plots(report)]  # noqa: S704  our own SVG
+    views = [("leaderboard", "Leaderboard"), ("gallery", "Gallery"), ("plots", "Plots"), ("provenance", "Provenance")]
+    if gate is not None:
+        views.insert(1, ("gate", "Gate"))
+    context: dict[str, Any] = {
+        "report": report,
+        "boards": [make_board(table) for table in report.tables],
+        "plots": plots,
+        "views": views,
+        "gate": gate,
+        "version": __version__,
+    }
+    page = out / "index.html"
+    page.write_text(_clean(environment.get_template("page.html.j2").render(context)), encoding="utf-8")
+    (out / MARK).write_text(report.gallery.to_script(), encoding="ascii")
+    static = resources.files("brushbench.report") / "static"
+    for name in STATIC:
+        (out / name).write_bytes((static / name).read_bytes())
+    return page
+
+
+def _clean(text: str) -> str:
+    """Return text that UTF-8 can hold and HTML allows: lone surrogates and control characters are replaced."""
+    kept = "".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return kept.encode("utf-8", "replace").decode("utf-8")
