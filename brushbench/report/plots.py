@@ -164,8 +164,7 @@ def _speed(seconds: Any) -> Plot:
     axes.set_xlabel("seconds per picture", color=INK)
     return Plot(
         _to_svg(figure, "Seconds per picture"),
-        "Seconds per picture, generation only, as each run recorded it. Runs of other machines do not compare, nor do runs "
-        "that shared one.",
+        "Seconds per picture, generation only, as each run recorded it. Runs on different machines do not compare.",
     )
 
 

@@ -67,7 +67,7 @@ def draw_sheet(gallery: Gallery, benchmark: Benchmark, order: Order, side: int =
     missing = [row for row in rows if (row.sample, row.split) not in places]
     if missing or not rows:
         raise RunError(
-            f"The benchmark lacks the sample {missing[0].sample!r} ({missing[0].split}). Name the right data with --data."
+            f"The benchmark lacks the sample {missing[0].sample!r} ({missing[0].split}). Name its data with --data."
             if missing
             else "No sample to show. Choose another --split."
         )
@@ -153,7 +153,7 @@ def _score_text(gallery: Gallery, method: MethodCard, metric: dict[str, Any] | N
         return ""
     value = _value(gallery, method, metric, variant, row)
     number = "–" if math.isnan(value) else "∞" if math.isinf(value) else f"{value * metric['scale']:.2f}"
-    return f"{metric['label'].split()[0]} {number}"
+    return f"{metric['name'].removesuffix('@standard')} {number}"
 
 
 def _picture(method: MethodCard, row: GalleryRow) -> Any:
