@@ -1,0 +1,237 @@
+"""The report page in a browser, opened from disk with the network off."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import brushbench
+from brushbench.report.data import collect
+from brushbench.report.render import prepare_folder, write_page, write_pictures
+
+from .reports import HOSTILE, hostile_benchmark, tiny_runs
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+if CHROMIUM is None and os.environ.get("CI"):
+    pytest.fail("Chromium is missing: apt-get install chromium. In CI the page's tests must not be passed over.", False)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    benchmark, runs = tiny_runs(root)
+    report = collect(runs)
+    prepare_folder(root / "page")
+    write_pictures(report, benchmark, root / "page", jobs=1)
+    write_page(report, root / "page")
+    return root / "page"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A page of a report, opened offline, that remembers what it asked for and what went wrong."""
+
+    def __init__(self, browser: Any, folder: Path, state: str = "", **options: Any) -> None:
+        self.context = browser.new_context(offline=True, **{"viewport": {"width": 1280, "height": 900}, **options})
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
+        self.page.goto((folder / "index.html").as_uri() + state)
+
+    def close(self) -> None:
+        self.context.close()
+        assert not self.complaints
+        assert all(url.startswith(("file:", "data:")) for url in self.asked), self.asked
+
+
+def test_the_tabs_show_one_part_each_and_the_address_says_which(browser: Any, page_folder: Path) -> None:
+    visit = Visit(browser, page_folder)
+    for name in ("Gallery", "Plots", "Provenance", "Leaderboard"):
+        visit.page.get_by_role("tab", name=name).click()
+        visible = visit.page.locator("[role=tabpanel]:visible")
+        assert visible.count() == 1
+        assert visible.get_attribute("id") == f"panel-{name.lower()}"
+        assert name == "Leaderboard" or f"view={name.lower()}" in visit.page.url
+    visit.page.get_by_role("tab", name="Leaderboard").focus()
+    visit.page.keyboard.press("ArrowRight")
+    assert visit.page.get_by_role("tab", name="Gallery").get_attribute("aria-selected") == "true"
+    visit.close()
+
+
+def test_a_click_on_a_heading_sorts_best_first_and_leaves_reference_lines_below(browser: Any, page_folder: Path) -> None:
+    visit = Visit(browser, page_folder)
+    board = visit.page.locator(".board:visible")
+    board.locator("th[data-metric=mse] button").click()
+
+    def values() -> list[float]:
+        return [float(c.get_attribute("data-value")) for c in board.locator("tbody.ranked td[data-metric=mse]").all()]
+
+    assert values() == sorted(values())
+    board.locator("th[data-metric=mse] button").click()
+    assert values() == sorted(values(), reverse=True)
+    assert "sort=mse" in visit.page.url
+    last = board.locator("tbody").last
+    assert "oracle" in last.inner_text()
+    visit.close()
+
+
+def test_columns_can_be_hidden_and_a_link_keeps_that(browser: Any, page_folder: Path) -> None:
+    visit = Visit(browser, page_folder)
+    visit.page.get_by_text("Columns").click()
+    visit.page.get_by_label("ssim").uncheck()
+    again = Visit(browser, page_folder, "#" + visit.page.url.partition("#")[2])
+    assert again.page.locator(".board:visible th[data-metric=ssim]:visible").count() == 0
+    assert again.page.locator(".board:visible th[data-metric=psnr]:visible").count() == 1
+    visit.close()
+    again.close()
+
+
+def gallery_ids(page: Any) -> list[str]:
+    return [text.partition(" · ")[0] for text in page.locator(".row .id").all_inner_texts()]
+
+
+def test_the_gallery_filters_by_split_and_by_text(browser: Any, page_folder: Path) -> None:
+    visit = Visit(browser, page_folder, "#view=gallery&order=manifest")
+    visit.page.locator(".row").first.wait_for()
+    everything = visit.page.locator("#gallery-status").inner_text()
+    assert everything.startswith("8 of 8")
+    visit.page.select_option("#gallery-split", "outside")
+    assert all("outside" in text for text in visit.page.locator(".row .id").all_inner_texts())
+    assert visit.page.locator("#gallery-status").inner_text().startswith("4 of 8")
+    visit.page.fill("#gallery-search", "number 2")
+    assert gallery_ids(visit.page) == ["000000002"]
+    visit.close()
+
+
+def test_the_most_changed_of_two_methods_stand_first(browser: Any, page_folder: Path) -> None:
+    visit = Visit(browser, page_folder, "#view=gallery&gsplit=inside&metric=psnr%40standard&order=difference")
+    visit.page.locator(".row").first.wait_for()
+    gaps = visit.page.evaluate(
+        """() => { const d = window.BRUSHBENCH; const a = d.scores['m0|raw|psnr@standard'], b = d.scores['m1|raw|psnr@standard'];
+        return d.rows.map((r, i) => [r.id, r.split, a[i] - b[i]]).filter(r => r[1] === 'inside' && Number.isFinite(r[2]))
+        .sort((x, y) => y[2] - x[2]).map(r => r[0]); }"""
+    )
+    assert gaps
+    assert gallery_ids(visit.page)[: len(gaps)] == gaps
+    visit.page.select_option("#gallery-order", "changed")
+    assert visit.page.locator(".mark").count() >= 1
+    visit.close()
+
+
+def test_slider_flicker_zoom_and_keys_of_the_viewer(browser: Any, page_folder: Path) -> None:
+    visit = Visit(browser, page_folder, "#view=gallery&order=manifest")
+    page = visit.page
+    page.locator(".row .thumb").nth(2).click()
+    page.locator("#viewer[open]").wait_for()
+    page.wait_for_function("document.querySelector('#canvas-right').width === 40")
+    assert "inset(0px 0px 0px 50%)" in page.locator("#canvas-right").evaluate("e => getComputedStyle(e).clipPath")
+    page.locator("#viewer-slider").fill("25")
+    assert "25%" in page.locator("#canvas-right").evaluate("e => getComputedStyle(e).clipPath")
+    first = page.locator("#viewer-title").inner_text()
+    page.locator("#viewer-close").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#viewer-title").inner_text() != first
+    page.keyboard.press("f")
+    assert page.locator("#stage").get_attribute("data-mode") == "flicker"
+    page.wait_for_function("getComputedStyle(document.querySelector('#canvas-right')).visibility === 'hidden'")
+    before = page.locator("#canvas-left").bounding_box()["width"]
+    page.select_option("#viewer-zoom", "8")
+    assert page.locator("#canvas-left").bounding_box()["width"] == 320 != before
+    link = page.url
+    page.keyboard.press("Escape")
+    assert not page.locator("#viewer[open]").count()
+    again = Visit(browser, page_folder, "#" + link.partition("#")[2])
+    again.page.locator("#viewer[open]").wait_for()
+    visit.close()
+    again.close()
+
+
+def test_the_viewer_shows_the_pixels_of_the_run(browser: Any, page_folder: Path) -> None:
+    visit = Visit(browser, page_folder, "#view=gallery&order=manifest")
+    visit.page.locator(".row .thumb").nth(2).click()
+    visit.page.wait_for_function("document.querySelector('#canvas-right').width === 40")
+    visit.page.wait_for_timeout(200)
+    shot = visit.page.locator("#canvas-right")
+    assert shot.evaluate("e => e.height") == 48
+    visit.close()
+
+
+@pytest.mark.parametrize("options", [{"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}, {}])
+@pytest.mark.parametrize("view", ["leaderboard", "gallery", "plots", "provenance"])
+def test_axe_finds_no_serious_fault(browser: Any, page_folder: Path, view: str, options: dict[str, Any]) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    visit = Visit(browser, page_folder, f"#view={view}", bypass_csp=True, **options)
+    visit.page.wait_for_timeout(200)
+    found = Axe().run(visit.page).response["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+    visit.close()
+
+
+def test_a_phone_needs_no_sideways_scrolling(browser: Any, page_folder: Path) -> None:
+    visit = Visit(browser, page_folder, viewport={"width": 390, "height": 844})
+    for view in ("leaderboard", "gallery", "plots", "provenance"):
+        visit.page.get_by_role("tab", name=view.capitalize()).click()
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+    visit.close()
+
+
+def test_dark_mode_is_dark(browser: Any, page_folder: Path) -> None:
+    visit = Visit(browser, page_folder, color_scheme="dark")
+    colour = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", colour))) < 64
+    visit.page.get_by_role("button", name="Dark or light").click()
+    assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    visit.close()
+
+
+def test_hostile_names_prompts_and_metadata_are_text(browser: Any, tmp_path: Path) -> None:
+    benchmark, runs = hostile_benchmark(tmp_path)
+    report = collect(runs)
+    prepare_folder(tmp_path / "page")
+    write_pictures(report, benchmark, tmp_path / "page", jobs=1)
+    page = write_page(report, tmp_path / "page").read_text("utf-8")
+    assert "<script>alert" not in page
+    assert page.count("<script") == 1
+    visit = Visit(browser, tmp_path / "page", "#view=gallery&order=manifest")
+    visit.page.locator(".row").first.wait_for()
+    assert visit.page.locator(".row script, .row img[src='x']").count() == 0
+    prompts = visit.page.evaluate("window.BRUSHBENCH.rows.map(r => r.prompt)")
+    assert set(prompts) <= set(HOSTILE)
+    first = visit.page.locator(".row .prompt").first
+    assert first.evaluate("e => e.children.length") == 0
+    visit.close()
+
+
+def test_a_run_without_its_pictures_still_opens(browser: Any, tmp_path: Path) -> None:
+    _, runs = tiny_runs(tmp_path)
+    for run in runs:
+        shutil.rmtree(run.path / "pictures")
+    report = collect([brushbench.Run.open(run.path) for run in runs])
+    prepare_folder(tmp_path / "page")
+    write_page(report, tmp_path / "page")
+    visit = Visit(browser, tmp_path / "page", "#view=gallery")
+    visit.page.locator(".row").first.wait_for()
+    assert "not in this report" in visit.page.locator("#gallery-status").inner_text()
+    visit.close()
