@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import brushbench
+from brushbench.benchmarks.memory import as_benchmark
 from brushbench.types import Benchmark, Sample
 
 from .toys import Noise, write_benchmark
@@ -26,7 +27,8 @@ HOSTILE = (
 
 def tiny_runs(root: Path, pictures: int = 4) -> tuple[Benchmark, list[brushbench.Run]]:
     """Make a benchmark and three runs on it: noise, a copy, and the reference line."""
-    benchmark = brushbench.load_benchmark("brushbench", split="inside,outside", root=str(write_benchmark(root / "data", pictures)))
+    data = write_benchmark(root / "data", pictures)
+    benchmark = brushbench.load_benchmark("brushbench", split="inside,outside", root=str(data))
     runs = [
         brushbench.evaluate(method, benchmark, out=root / "runs" / name, name=name, metrics="psnr,mse,ssim")
         for name, method in (("noise", Noise()), ("telea", "telea"), ("oracle", "oracle"))
@@ -37,7 +39,7 @@ def tiny_runs(root: Path, pictures: int = 4) -> tuple[Benchmark, list[brushbench
 def hostile_benchmark(root: Path) -> tuple[Benchmark, list[brushbench.Run]]:
     """Make runs whose label, prompts and metadata try to be more than text."""
     samples = hostile_samples()
-    benchmark = brushbench.load_benchmark(samples)
+    benchmark = as_benchmark(samples)
     run = brushbench.evaluate("telea", benchmark, out=root / "run", name="<b>x</b>[red]", metrics="psnr")
     return benchmark, [run]
 
