@@ -8,13 +8,14 @@ script but its own file.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from brushbench import __version__
 from brushbench.errors import RunError, UsageError
+from brushbench.progress import track
 from brushbench.report.boards import make_board
 from brushbench.report.data import Report
 from brushbench.report.images import draw_all
@@ -66,7 +67,6 @@ def write_pictures(
     side: int = 160,
     originals: bool = True,
     jobs: int = 2,
-    advance: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Draw every picture of the gallery.
 
@@ -77,7 +77,6 @@ def write_pictures(
         side: longest side of a thumbnail, pixels.
         originals: whether pictures of full size are part of the report.
         jobs: processes.
-        advance: called with the number of rows done.
 
     Raises:
         RunError: the runs have samples that the benchmark lacks.
@@ -89,10 +88,10 @@ def write_pictures(
             f"The benchmark lacks {len(strangers)} of the runs' samples, the first {strangers[0].sample!r} "
             f"({strangers[0].split}). Name the data the runs were made on with --data or --bench."
         )
-    for row, problems in draw_all(report.gallery.drawings(benchmark), out, side, originals, jobs):
+    drawn = draw_all(report.gallery.drawings(benchmark), out, side, originals, jobs)
+    for _, (row, problems) in zip(track(report.gallery.rows, "report", lambda _: 1), drawn, strict=True):
         for key, reason in problems.items():
             report.gallery.problems.setdefault(key, {})[row] = reason
-        advance(1)
 
 
 def write_page(report: Report, out: Path, gate: GateSection | None = None) -> Path:
