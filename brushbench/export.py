@@ -165,7 +165,7 @@ def _write_table(runs: Sequence[Run], to: str, out: Path) -> Path:
     if to == "parquet":
         table.to_parquet(out, index=False)
     else:
-        from brushbench.leaderboard.text import csv_cell
+        from brushbench.text import csv_cell
 
         words = table.select_dtypes(exclude="number").columns
         table[words] = table[words].map(lambda value: csv_cell(str(value)))

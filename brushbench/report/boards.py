@@ -1,4 +1,4 @@
-"""A leaderboard table as the page shows it: texts, values to sort by, and whiskers in percent of a column's range."""
+"""A leaderboard table as the page shows it: the grid's words, values to sort by, and whiskers in percent of a column."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from brushbench.leaderboard import Cell, Row, Table
+from brushbench.leaderboard.grid import TINY, CellText, Heading, make_grid
 
-__all__ = ["Board", "make_board"]
+__all__ = ["Board", "heading_text", "make_board"]
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,18 @@ class BoardCell:
     text: str
     value: str
     interval: str
-    best: bool
+    mark: str
     whisker: Whisker | None
 
 
 @dataclass(frozen=True)
 class BoardRow:
-    """One method and variant."""
+    """One method and variant; ``n`` and ``missing`` are the grid's words."""
 
     label: str
     cells: tuple[BoardCell, ...]
-    n: int
-    missing: int
+    n: str
+    missing: str
 
 
 @dataclass(frozen=True)
@@ -53,57 +54,73 @@ class BoardColumn:
 
 @dataclass(frozen=True)
 class Board:
-    """One table of the page."""
+    """One table of the page: ranked rows, reference lines, and published rows if they were asked for."""
 
     title: str
     split: str
     protocol: str
     columns: tuple[BoardColumn, ...]
-    ranked: tuple[BoardRow, ...]
-    references: tuple[BoardRow, ...]
+    groups: tuple[tuple[str, tuple[BoardRow, ...]], ...]
     notes: tuple[str, ...]
 
 
 def make_board(table: Table) -> Board:
     """Return a table as the page shows it."""
-    columns = tuple(BoardColumn(m, table.heading(m), table.higher_is_better[m]) for m in table.metrics)
-    ranges = {
-        metric: _range([row.cells[metric] for row in table.rows if metric in row.cells]) for metric in table.metrics
-    }
-    rows = [(row.reference, _row(table, row, ranges)) for row in table.rows]
+    grid = make_grid(table)
+    columns = tuple(
+        BoardColumn(column.metric, heading_text(head), column.higher_is_better)
+        for column, head in zip(table.columns, grid.headings, strict=False)
+    )
+    spans = [_span([row.cells[name] for row in table.rows if name in row.cells]) for name in table.metrics]
+    groups: dict[str, list[BoardRow]] = {"ranked": [], "published": [], "references": []}
+    for row, label, words in zip(table.rows, grid.methods, grid.cells, strict=True):
+        group = "references" if row.reference else "published" if row.published else "ranked"
+        groups[group].append(_row(table, row, label, words, spans))
+    notes = [f"[{number}] {note}" for number, note in enumerate(grid.notes, 1)] + list(grid.remarks)
+    notes += [f"†: {TINY}"] if grid.tiny else []
+    notes += (
+        ["Slanted rows are reference lines: they see the answer and are not ranked."] if groups["references"] else []
+    )
     return Board(
-        table.title,
+        grid.title,
         table.split,
         table.protocol,
         columns,
-        tuple(row for reference, row in rows if not reference),
-        tuple(row for reference, row in rows if reference),
-        tuple(table.notes("set apart below the rule")),
+        tuple((name, tuple(rows)) for name, rows in groups.items() if rows),
+        tuple(notes),
     )
 
 
-def _range(cells: Sequence[Cell]) -> tuple[float, float]:
+def heading_text(head: Heading) -> str:
+    """Return a column's heading in one line: name, mark of small models, scale, arrow, footnotes."""
+    name = head.name.replace("_", " ") + ("†" if head.tiny else "")
+    return " ".join(part for part in (name, head.scale, head.arrow, *(f"[{n}]" for n in head.notes)) if part)
+
+
+def _span(cells: Sequence[Cell]) -> tuple[float, float]:
     values = [v for cell in cells for v in (cell.low, cell.high, cell.mean) if math.isfinite(v)]
     return (min(values), max(values)) if values else (0.0, 0.0)
 
 
-def _row(table: Table, row: Row, ranges: dict[str, tuple[float, float]]) -> BoardRow:
-    missing = min((cell.missing for cell in row.cells.values()), default=0)
-    cells = tuple(_cell(table, row, metric, ranges[metric]) for metric in table.metrics)
-    return BoardRow(row.label, cells, row.pictures - missing, missing)
+def _row(
+    table: Table, row: Row, label: str, words: Sequence[CellText], spans: Sequence[tuple[float, float]]
+) -> BoardRow:
+    cells = []
+    for column, text, span in zip(table.columns, words, spans, strict=False):
+        cell = row.cells.get(column.metric)
+        interval = ""
+        if cell is not None and math.isfinite(cell.low):
+            interval = f"{cell.low * column.factor:.2f} to {cell.high * column.factor:.2f}"
+        whisker = _whisker(cell, *span) if cell is not None and interval else None
+        cells.append(BoardCell(column.metric, text.text, _sort_value(cell), interval, text.mark, whisker))
+    return BoardRow(label, tuple(cells), words[-2].text, words[-1].text)
 
 
-def _cell(table: Table, row: Row, metric: str, span: tuple[float, float]) -> BoardCell:
-    cell = row.cells.get(metric)
+def _sort_value(cell: Cell | None) -> str:
+    """Return what the page's script sorts by; infinity is a number that no score reaches."""
     if cell is None or math.isnan(cell.mean):
-        return BoardCell(metric, "–", "", "", best=False, whisker=None)
-    scale = table.scale(metric)
-    text = "∞" if math.isinf(cell.mean) else f"{cell.mean * scale:.2f}"
-    # Infinity sorts by a number that no score reaches: the page's script reads numbers only.
-    value = f"{math.copysign(1e300, cell.mean):.0e}" if math.isinf(cell.mean) else repr(cell.mean)
-    interval = f"{cell.low * scale:.2f} to {cell.high * scale:.2f}" if math.isfinite(cell.low) else ""
-    best = table.is_best(row, metric)
-    return BoardCell(metric, text, value, interval, best, _whisker(cell, *span) if interval else None)
+        return ""
+    return f"{math.copysign(1e300, cell.mean):.0e}" if math.isinf(cell.mean) else repr(cell.mean)
 
 
 def _whisker(cell: Cell, low: float, high: float) -> Whisker | None:

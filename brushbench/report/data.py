@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brushbench.errors import RunError
-from brushbench.leaderboard import Table, make_tables
+from brushbench.leaderboard import Column, Table, make_tables
+from brushbench.leaderboard.columns import heading
 from brushbench.report.images import Drawing, GeneratedPicture
 from brushbench.store import PictureRow
 from brushbench.types import PROTOCOLS, Benchmark
@@ -159,13 +160,13 @@ def collect(runs: Sequence[Run], title: str = "") -> Report:
     data = runs[0].header.benchmark.get("sha256")
     shown = [run for run in runs if run.header.benchmark.get("sha256") == data]
     left_out = tuple(
-        f"{run.config.name} is not in the gallery: it was made on other data than {runs[0].config.name}."
+        f"{run.label} is not in the gallery: it was made on other data than {runs[0].label}."
         for run in runs
         if run not in shown
     )
     tables = tuple(table for protocol in PROTOCOLS for table in make_tables(runs, protocol))
     gallery = _gallery(shown, tables)
-    name = title or f"{runs[0].config.benchmark}: {', '.join(run.config.name for run in runs)}"
+    name = title or f"{runs[0].config.benchmark}: {', '.join(run.label for run in runs)}"
     return Report(name, tables, gallery, _provenance(runs), _seconds(runs), left_out)
 
 
@@ -174,20 +175,24 @@ def _gallery(runs: Sequence[Run], tables: Sequence[Table]) -> Gallery:
     for number, run in enumerate(runs):
         rows = {(row.sample, row.split, row.repeat): row for row in run.picture_rows()}
         blended = "blended" in set(run.scores["variant"])
-        methods.append(MethodCard(f"m{number}", run.config.name, run.is_reference, blended, run, rows))
+        methods.append(MethodCard(f"m{number}", run.label, run.is_reference, blended, run, rows))
     keys = dict.fromkeys(key for method in methods for key in method.pictures)
     order = {split: i for i, split in enumerate(dict.fromkeys(split for _, split, _ in keys))}
     rows = [GalleryRow(*key) for key in sorted(keys, key=lambda key: order[key[1]])]  # stable: manifest order inside
-    metrics = {f"{metric}@{table.protocol}": _metric(table, metric) for table in tables for metric in table.metrics}
+    metrics = {
+        f"{column.metric}@{table.protocol}": _metric(table, column) for table in tables for column in table.columns
+    }
     return Gallery(methods, rows, list(metrics.values()), _scores(methods, rows))
 
 
-def _metric(table: Table, metric: str) -> dict[str, Any]:
+def _metric(table: Table, column: Column) -> dict[str, Any]:
+    arrow = "↑" if column.higher_is_better else "↓"
+    name = heading(column).replace("_", " ") + ("†" if column.tiny else "")
     return {
-        "name": f"{metric}@{table.protocol}",
-        "label": table.heading(metric),
-        "higher": table.higher_is_better[metric],
-        "scale": table.scale(metric),
+        "name": f"{column.metric}@{table.protocol}",
+        "label": " ".join(part for part in (name, column.suffix, arrow) if part),
+        "higher": column.higher_is_better,
+        "scale": column.factor,
     }
 
 
@@ -212,7 +217,7 @@ def _provenance(runs: Sequence[Run]) -> Provenance:
     for name in names:
         values = tuple(record.get(name, "") for record in flat)
         lines.append((name, values, len(set(values)) > 1))
-    return Provenance(tuple(run.config.name for run in runs), tuple(lines))
+    return Provenance(tuple(run.label for run in runs), tuple(lines))
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -232,10 +237,5 @@ def _seconds(runs: Sequence[Run]) -> dict[str, float]:
         lines = run.timing()
         pictures = sum(int(line.get("pictures", 0)) for line in lines)
         if pictures:
-            found[run.config.name] = sum(float(line.get("seconds", 0.0)) for line in lines) / pictures
+            found[run.label] = sum(float(line.get("seconds", 0.0)) for line in lines) / pictures
     return found
-
-
-def path_size(folder: Path) -> int:
-    """Return the bytes under a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
