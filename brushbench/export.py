@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from brushbench.errors import BrushbenchError, RunError, UnknownNameError, UsageError
 from brushbench.leaderboard import make_tables, render
+from brushbench.text import csv_cell, markdown
 from brushbench.types import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -165,8 +166,6 @@ def _write_table(runs: Sequence[Run], to: str, out: Path) -> Path:
     if to == "parquet":
         table.to_parquet(out, index=False)
     else:
-        from brushbench.text import csv_cell
-
         words = table.select_dtypes(exclude="number").columns
         table[words] = table[words].map(lambda value: csv_cell(str(value)))
         table.to_csv(out, index=False, encoding="utf-8", lineterminator="\n")
@@ -205,10 +204,10 @@ def _card(runs: Sequence[Run]) -> str:
     return "\n".join(
         [
             front,
-            f"# Inpainting results on {first.config.benchmark}",
+            f"# Inpainting results on {markdown(first.config.benchmark)}",
             "",
-            f"{len(runs)} runs, made and scored with brushbench. `scores.parquet` has one row per score; `runs/` holds "
-            "each run's record (settings, seeds, versions, hashes), rows and pictures.",
+            f"{len(runs)} runs, made and scored with brushbench. `scores.parquet` has one row per score;",
+            "`runs/` holds each run's record (settings, seeds, versions, hashes), rows and pictures.",
             "",
             "```python",
             "import brushbench",

@@ -10,8 +10,8 @@ from brushbench.config import RunConfig, RunHeader
 from brushbench.errors import UsageError
 from brushbench.outcome import Outcome
 from brushbench.stats import summarise_all
-from brushbench.store import RunFolder
-from brushbench.types import PROTOCOLS
+from brushbench.store import PictureRow, RunFolder
+from brushbench.types import JSON, PROTOCOLS, Picture
 
 if TYPE_CHECKING:
     import pandas
@@ -83,12 +83,31 @@ class Run:
 
     def outcome(self) -> Outcome:
         """Return what became of the pictures: how many failed, why, and which."""
-        rows = [row for batch in self._folder.finished_batches() for row in self._folder.rows(batch)]
-        return Outcome(self.header.plan.pictures, rows)
+        return Outcome(self.header.plan.pictures, self.picture_rows())
 
     def tracebacks(self) -> list[Path]:
         """Return the files that hold the tracebacks of failed images, one per batch."""
         return sorted((self.path / "tracebacks").glob("*.txt"))
+
+    def picture_rows(self) -> list[PictureRow]:
+        """Return what became of every picture, in the order of the plan."""
+        return [row for batch in self._folder.finished_batches() for row in self._folder.rows(batch)]
+
+    def picture_path(self, sample: str, split: str, repeat: int = 0) -> Path:
+        """Return where a picture lies, whether or not it is there."""
+        return self._folder.picture_path(sample, split, repeat)
+
+    def picture(self, row: PictureRow) -> Picture:
+        """Read a picture back, uint8 (H, W, 3) RGB.
+
+        Raises:
+            RunError: it is gone, or its pixels are not those that were committed.
+        """
+        return self._folder.picture(row)
+
+    def timing(self) -> list[dict[str, JSON]]:
+        """Return seconds and peak memory of each batch that recorded them; empty where nothing was kept."""
+        return self._folder.timing()
 
     def summary(self, protocol: str | None = None) -> pandas.DataFrame:
         """Return one row per cell: mean with its 95 % interval, median, n, infinite and missing.

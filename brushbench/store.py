@@ -416,5 +416,17 @@ class RunFolder:
         with self._timing_file() as file:
             file.write(json.dumps(entry, sort_keys=True) + "\n")
 
+    def timing(self) -> list[dict[str, JSON]]:
+        """Return what :meth:`log_timing` wrote; a line that a kill cut short is left out."""
+        file = self.path / "timing.jsonl"
+        lines = file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict):
+                    found.append(entry)
+        return found
+
     def _timing_file(self) -> IO[str]:
         return (self.path / "timing.jsonl").open("a", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A leaderboard table as the page shows it: the grid's words, values to sort by, and whiskers in percent of a column."""
+"""A leaderboard table as the page shows it: the grid's words, values to sort by, whiskers in percent of a column."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brushbench.errors import RunError
@@ -61,18 +60,16 @@ class Gallery:
     metrics: list[dict[str, Any]]
     scores: dict[str, list[float | str | None]]  # "m0|raw|psnr@standard" to one value per row
     prompts: list[str] = field(default_factory=list)
-    meta: list[Mapping[str, str]] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     problems: dict[str, dict[int, str]] = field(default_factory=dict)  # method key: row: why there is no picture
     drawn: bool = False
 
     def drawings(self, benchmark: Benchmark) -> Iterator[Drawing]:
-        """Yield what each row needs drawn, and note prompt, metadata and size of each on the way."""
+        """Yield what each row needs drawn, and note prompt and size of each on the way."""
         places = {key: i for i, key in enumerate(benchmark.keys)}
         for number, row in enumerate(self.rows):
             sample = benchmark[places[row.sample, row.split]]
             self.prompts.append(sample.prompt)
-            self.meta.append({str(k): str(v) for k, v in sample.meta.items()})
             self.sizes.append((int(sample.image.shape[1]), int(sample.image.shape[0])))
             pictures = []
             for method in self.methods:
@@ -100,7 +97,7 @@ class Gallery:
                     "split": row.split,
                     "repeat": row.repeat,
                     "prompt": self.prompts[i] if self.drawn else "",
-                    "meta": self.meta[i] if self.drawn else {},
+                    "meta": self._meta(row),
                     "size": self.sizes[i] if self.drawn else [0, 0],
                     "seed": self._seed(row),
                 }
@@ -113,6 +110,11 @@ class Gallery:
         return (
             f"window.BRUSHBENCH = {json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(',', ':'))};\n"
         )
+
+    def _meta(self, row: GalleryRow) -> dict[str, str]:
+        """Return what the benchmark carries of a sample, as the first run that has it recorded it."""
+        made = (m.pictures.get((row.sample, row.split, row.repeat)) for m in self.methods)
+        return next((dict(picture.meta) for picture in made if picture is not None), {})
 
     def _seed(self, row: GalleryRow) -> str:
         """Return the seed as text: it has 63 bits, more than a number in JavaScript."""
@@ -172,10 +174,10 @@ def collect(runs: Sequence[Run], title: str = "") -> Report:
 
 def _gallery(runs: Sequence[Run], tables: Sequence[Table]) -> Gallery:
     methods = []
-    for number, run in enumerate(runs):
+    for number, (run, label) in enumerate(zip(runs, _labels(runs), strict=True)):
         rows = {(row.sample, row.split, row.repeat): row for row in run.picture_rows()}
         blended = "blended" in set(run.scores["variant"])
-        methods.append(MethodCard(f"m{number}", run.label, run.is_reference, blended, run, rows))
+        methods.append(MethodCard(f"m{number}", label, run.is_reference, blended, run, rows))
     keys = dict.fromkeys(key for method in methods for key in method.pictures)
     order = {split: i for i, split in enumerate(dict.fromkeys(split for _, split, _ in keys))}
     rows = [GalleryRow(*key) for key in sorted(keys, key=lambda key: order[key[1]])]  # stable: manifest order inside
@@ -183,6 +185,15 @@ def _gallery(runs: Sequence[Run], tables: Sequence[Table]) -> Gallery:
         f"{column.metric}@{table.protocol}": _metric(table, column) for table in tables for column in table.columns
     }
     return Gallery(methods, rows, list(metrics.values()), _scores(methods, rows))
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Return the runs' labels; equal ones are told apart by their folders."""
+    labels = [run.label for run in runs]
+    return [
+        label if labels.count(label) == 1 else f"{label} ({run.path.parent.name}/{run.path.name})"
+        for label, run in zip(labels, runs, strict=True)
+    ]
 
 
 def _metric(table: Table, column: Column) -> dict[str, Any]:
@@ -217,7 +228,7 @@ def _provenance(runs: Sequence[Run]) -> Provenance:
     for name in names:
         values = tuple(record.get(name, "") for record in flat)
         lines.append((name, values, len(set(values)) > 1))
-    return Provenance(tuple(run.label for run in runs), tuple(lines))
+    return Provenance(tuple(_labels(runs)), tuple(lines))
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
