@@ -71,15 +71,13 @@ class Run:
     def pictures(self) -> dict[str, int]:
         """Return how many pictures are in each state: ok, black, missing, failed, and ``planned`` in all."""
         counts = {"planned": self.header.plan.pictures, "ok": 0, "black": 0, "missing": 0, "failed": 0}
-        for file in sorted((self.path / "batches").glob("*.json")):
-            for row in self._folder.rows(int(file.stem)):
-                counts[row.state] += 1
+        for row in self.picture_rows():
+            counts[row.state] += 1
         return counts
 
     def metadata(self) -> dict[tuple[str, str], Mapping[str, str]]:
         """Return what the benchmark carries of each sample (category, style, …), by sample id and split."""
-        batches = sorted((self.path / "batches").glob("*.json"))
-        return {(row.sample, row.split): row.meta for file in batches for row in self._folder.rows(int(file.stem))}
+        return {(row.sample, row.split): row.meta for row in self.picture_rows()}
 
     def outcome(self) -> Outcome:
         """Return what became of the pictures: how many failed, why, and which."""

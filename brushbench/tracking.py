@@ -1,4 +1,4 @@
-"""One hook for experiment trackers: a run's means go where a lab looks at its trainings. Accelerate's adapters do it."""
+"""One hook for experiment trackers: a run's means go where a lab looks at its trainings, by Accelerate's adapters."""
 
 from __future__ import annotations
 

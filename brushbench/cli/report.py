@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Runs = Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold several.")]
+Runs = Annotated[list[str], typer.Argument(help="Folders of runs, or folders that hold several.")]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def make_page(
     from brushbench.report.render import prepare_folder, write_page, write_pictures
 
     found = collect(runs, title)
-    benchmark = _benchmark(runs[0], source or SourceOptions()) if pictures else None
+    benchmark = _benchmark(runs, source or SourceOptions()) if pictures else None
     prepare_folder(output)
     if benchmark is not None:
         write_pictures(found, benchmark, output, side=thumbnail, originals=originals, jobs=jobs)
@@ -109,7 +109,7 @@ def sheet(
     check_output(output)
     opened = open_runs(runs)
     order = Order(sort or worst, worst is not None, compare, split, limit)
-    draw_sheet(collect(opened).gallery, _benchmark(opened[0], source), order, size, variant).save(output, "PNG")
+    draw_sheet(collect(opened).gallery, _benchmark(opened, source), order, size, variant).save(output, "PNG")
     say(f"Wrote {output}.")
 
 
@@ -153,7 +153,8 @@ def pull(
     say(f"Pulled {len(found)} runs into {output}. Next: brushbench leaderboard {output}")
 
 
-def _benchmark(run: Run, source: SourceOptions) -> Benchmark:
+def _benchmark(runs: list[Run], source: SourceOptions) -> Benchmark:
+    """Load the benchmark of the run that has most samples; the others' samples are among them."""
     from brushbench.evaluation.recipes import benchmark_of
 
-    return benchmark_of(run, source.bench, source.data)
+    return benchmark_of(max(runs, key=lambda run: run.header.plan.pictures), source.bench, source.data)

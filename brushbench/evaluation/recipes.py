@@ -231,19 +231,35 @@ def rescore(
     scoring = scoring or Scoring()
     choose_columns(scoring.metrics)
     run = Run.open(path)
-    loaded = _benchmark_of(run, benchmark, data)
+    _tell(score(RunFolder(path), benchmark_of(run, benchmark, data), scoring, redo=True), notify)
+    return Run.open(path)
+
+
+def benchmark_of(
+    run: Run, benchmark: str | Path | Benchmark | None = None, data: str | Path | None = None
+) -> Benchmark:
+    """Load the benchmark of a run again, with its splits and its limit; only a built-in one by what the record says.
+
+    Args:
+        run: whose benchmark.
+        benchmark: the one it was made on, where it is not built in.
+        data: its folder, where it is neither embedded nor still where the run found it.
+
+    Raises:
+        UsageError: the run's benchmark is not built in, and ``benchmark`` does not name it.
+        RunError: it holds other data now.
+    """
+    loaded = _load_again(run, benchmark, data)
     if run.config.model != "images" and run.header.capabilities.text:
         loaded = loaded.with_captions()
     if loaded.manifest.get("sha256") != run.header.benchmark.sha256:
         raise RunError(
-            f"{path} was made on other data than {loaded.name!r} holds now. Name the right folder with --data."
+            f"{run.path} was made on other data than {loaded.name!r} holds now. Name the right folder with --data."
         )
-    _tell(score(RunFolder(path), loaded, scoring, redo=True), notify)
-    return Run.open(path)
+    return loaded
 
 
-def _benchmark_of(run: Run, benchmark: str | Path | Benchmark | None, data: str | Path | None) -> Benchmark:
-    """Load the benchmark of a run again, with its splits and its limit; only a built-in one by what the record says."""
+def _load_again(run: Run, benchmark: str | Path | Benchmark | None, data: str | Path | None) -> Benchmark:
     if benchmark is not None and not isinstance(benchmark, str | Path):
         return benchmark
     root = {"root": str(data)} if data else {}

@@ -159,8 +159,8 @@ def collect(runs: Sequence[Run], title: str = "") -> Report:
     """
     if not runs:
         raise RunError("A report needs at least one run. Name the folder that `brushbench eval` wrote.")
-    data = runs[0].header.benchmark.get("sha256")
-    shown = [run for run in runs if run.header.benchmark.get("sha256") == data]
+    data = runs[0].header.benchmark.sha256
+    shown = [run for run in runs if run.header.benchmark.sha256 == data]
     left_out = tuple(
         f"{run.label} is not in the gallery: it was made on other data than {runs[0].label}."
         for run in runs
@@ -222,7 +222,7 @@ def _scores(methods: Sequence[MethodCard], rows: Sequence[GalleryRow]) -> dict[s
 
 
 def _provenance(runs: Sequence[Run]) -> Provenance:
-    flat = [dict(_flatten(run.header.model_dump(mode="json"))) for run in runs]
+    flat = [dict(_flatten(run.header.to_json())) for run in runs]
     names = list(dict.fromkeys(name for record in flat for name in record))
     lines = []
     for name in names:

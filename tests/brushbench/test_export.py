@@ -77,7 +77,7 @@ def test_what_is_taken_or_unknown_is_refused(tmp_path: Path) -> None:
     _, runs = tiny_runs(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
-    with pytest.raises(UsageError, match="not empty. Name a new folder"):
+    with pytest.raises(UsageError, match=r"not empty\. Name a new folder"):
         export(runs, "dir", tmp_path / "full")
     with pytest.raises(UnknownNameError, match="parquet"):
         export(runs, "parket", tmp_path / "x")

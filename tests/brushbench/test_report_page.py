@@ -79,7 +79,9 @@ def test_the_tabs_show_one_part_each_and_the_address_says_which(browser: Any, pa
     visit.close()
 
 
-def test_a_click_on_a_heading_sorts_best_first_and_leaves_reference_lines_below(browser: Any, page_folder: Path) -> None:
+def test_a_click_on_a_heading_sorts_best_first_and_leaves_reference_lines_below(
+    browser: Any, page_folder: Path
+) -> None:
     visit = Visit(browser, page_folder)
     board = visit.page.locator(".board:visible")
     board.locator("th[data-metric=mse] button").click()
@@ -98,8 +100,8 @@ def test_a_click_on_a_heading_sorts_best_first_and_leaves_reference_lines_below(
 
 def test_columns_can_be_hidden_and_a_link_keeps_that(browser: Any, page_folder: Path) -> None:
     visit = Visit(browser, page_folder)
-    visit.page.get_by_text("Columns").click()
-    visit.page.get_by_label("ssim").uncheck()
+    visit.page.get_by_text("Columns", exact=True).click()
+    visit.page.get_by_label("ssim", exact=True).uncheck()
     again = Visit(browser, page_folder, "#" + visit.page.url.partition("#")[2])
     assert again.page.locator(".board:visible th[data-metric=ssim]:visible").count() == 0
     assert again.page.locator(".board:visible th[data-metric=psnr]:visible").count() == 1
@@ -128,9 +130,11 @@ def test_the_most_changed_of_two_methods_stand_first(browser: Any, page_folder: 
     visit = Visit(browser, page_folder, "#view=gallery&gsplit=inside&metric=psnr%40standard&order=difference")
     visit.page.locator(".row").first.wait_for()
     gaps = visit.page.evaluate(
-        """() => { const d = window.BRUSHBENCH; const a = d.scores['m0|raw|psnr@standard'], b = d.scores['m1|raw|psnr@standard'];
-        return d.rows.map((r, i) => [r.id, r.split, a[i] - b[i]]).filter(r => r[1] === 'inside' && Number.isFinite(r[2]))
-        .sort((x, y) => y[2] - x[2]).map(r => r[0]); }"""
+        """() => { const d = window.BRUSHBENCH;
+        const [a, b] = ['m0', 'm1'].map(key => d.scores[`${key}|raw|psnr@standard`]);
+        const rows = d.rows.map((r, i) => [r.id, r.split, a[i] - b[i]]);
+        return rows.filter(r => r[1] === 'inside' && Number.isFinite(r[2])).sort((x, y) => y[2] - x[2]).map(r => r[0]);
+        }"""
     )
     assert gaps
     assert gallery_ids(visit.page)[: len(gaps)] == gaps

@@ -288,7 +288,7 @@ def test_a_plug_in_benchmark_is_shared_between_jobs_and_scored_again(own: Path) 
     assert set(brushbench.Run.open(own / "runs" / "telea").scores["metric"]) == {"psnr", "mse"}
 
 
-def test_a_plug_in_benchmark_of_other_data_is_refused(own: Path) -> None:
+def test_a_plug_inbenchmark_of_other_data_is_refused(own: Path) -> None:
     bench = ("--bench", "mybench.py:Mine", "--data", "own")
     assert command("generate", "-m", "telea", *bench, "--out", "runs", cwd=own).returncode == 0
     (own / "own" / "captions.txt").write_text("a\tone\nb\ttwo\nc\tfour\n")

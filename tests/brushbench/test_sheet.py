@@ -13,13 +13,13 @@ from .reports import hostile_benchmark, tiny_runs
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+def made(tmp_path_factory: pytest.TempPathFactory):
     benchmark, runs = tiny_runs(tmp_path_factory.mktemp("sheet"))
     return benchmark, runs, collect(runs).gallery
 
 
 def test_a_sheet_has_a_row_per_sample_and_a_column_per_method(made) -> None:
-    benchmark, runs, gallery = made
+    benchmark, _, gallery = made
     sheet = draw_sheet(gallery, benchmark, Order(limit=3), side=80)
     assert sheet.size == (8 + 5 * 88, 24 + 3 * (80 + 34 + 8) + 8)
     # The last column is the reference: enlarged without smoothing, so its first pixel is the picture's own.
@@ -30,7 +30,7 @@ def test_a_sheet_has_a_row_per_sample_and_a_column_per_method(made) -> None:
 
 
 def test_worst_puts_the_worst_score_of_the_first_method_first(made) -> None:
-    benchmark, runs, gallery = made
+    _, runs, gallery = made
     scores = runs[0].scores
     mine = scores[(scores["metric"] == "mse") & (scores["variant"] == "raw") & (scores["split"] == "inside")]
     worst = mine.sort_values("value", ascending=False)["sample"].iloc[0]
@@ -42,7 +42,7 @@ def test_worst_puts_the_worst_score_of_the_first_method_first(made) -> None:
 
 
 def test_compare_takes_the_most_changed_of_either_side_in_turns(made) -> None:
-    _, runs, gallery = made
+    _, _, gallery = made
     from brushbench.report.sheet import _choose
 
     rows = _choose(gallery, Order(metric="mse", compare=("noise", "telea"), split="inside", limit=2), "raw")
