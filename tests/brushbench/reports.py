@@ -40,7 +40,7 @@ def hostile_benchmark(root: Path) -> tuple[Benchmark, list[brushbench.Run]]:
     """Make runs whose label, prompts and metadata try to be more than text."""
     samples = hostile_samples()
     benchmark = as_benchmark(samples)
-    run = brushbench.evaluate("telea", benchmark, out=root / "run", name="<b>x</b>[red]", metrics="psnr")
+    run = brushbench.evaluate("telea", benchmark, out=root / "run", name="<b>x[red]", metrics="psnr")
     return benchmark, [run]
 
 
