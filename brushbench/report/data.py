@@ -175,9 +175,9 @@ def collect(runs: Sequence[Run], title: str = "") -> Report:
 def _gallery(runs: Sequence[Run], tables: Sequence[Table]) -> Gallery:
     methods = []
     for number, (run, label) in enumerate(zip(runs, _labels(runs), strict=True)):
-        rows = {(row.sample, row.split, row.repeat): row for row in run.picture_rows()}
+        made = {(row.sample, row.split, row.repeat): row for row in run.picture_rows()}
         blended = "blended" in set(run.scores["variant"])
-        methods.append(MethodCard(f"m{number}", label, run.is_reference, blended, run, rows))
+        methods.append(MethodCard(f"m{number}", label, run.is_reference, blended, run, made))
     keys = dict.fromkeys(key for method in methods for key in method.pictures)
     order = {split: i for i, split in enumerate(dict.fromkeys(split for _, split, _ in keys))}
     rows = [GalleryRow(*key) for key in sorted(keys, key=lambda key: order[key[1]])]  # stable: manifest order inside
@@ -246,7 +246,12 @@ def _seconds(runs: Sequence[Run]) -> dict[str, float]:
     found = {}
     for run in runs:
         lines = run.timing()
-        pictures = sum(int(line.get("pictures", 0)) for line in lines)
+        pictures = sum(_number(line.get("pictures")) for line in lines)
         if pictures:
-            found[run.label] = sum(float(line.get("seconds", 0.0)) for line in lines) / pictures
+            found[run.label] = sum(_number(line.get("seconds")) for line in lines) / pictures
     return found
+
+
+def _number(value: object) -> float:
+    """Return a number from a record that someone else may have written; anything else counts as 0."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
