@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import brushnet  # noqa: F401 - sets MKL_CBWR, which has to happen before torch computes anything
 
 if TYPE_CHECKING:
+    from brushbench.comparison import compare
     from brushbench.evaluation import evaluate, load_benchmark, load_inpainter, load_metric
+    from brushbench.gating import gate
     from brushbench.runs import Run
     from brushbench.types import Capabilities, InpaintRequest, Sample, Unscored
 
@@ -25,7 +27,9 @@ __all__ = [
     "Run",
     "Sample",
     "Unscored",
+    "compare",
     "evaluate",
+    "gate",
     "load_benchmark",
     "load_inpainter",
     "load_metric",
@@ -34,6 +38,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Run": "brushbench.runs",
+    "compare": "brushbench.comparison",
+    "gate": "brushbench.gating",
     **dict.fromkeys(("Capabilities", "InpaintRequest", "Sample", "Unscored"), "brushbench.types"),
     **dict.fromkeys(("evaluate", "load_benchmark", "load_inpainter", "load_metric"), "brushbench.evaluation"),
 }

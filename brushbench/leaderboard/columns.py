@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from brushbench.errors import RunError, UnknownNameError
-from brushbench.runs import Run
 
 __all__ = ["Column", "choose", "heading", "identity", "make_column", "ordered"]
 
@@ -65,8 +65,8 @@ def identity(header: Mapping[str, Any], named: bool = True) -> str:
     return json.dumps(kept, sort_keys=True, default=str)
 
 
-def make_column(metric: str, protocol: str, headers: Sequence[tuple[Run, Mapping[str, Any]]]) -> Column:
-    """Return a column from what each run computed it with.
+def make_column(metric: str, protocol: str, headers: Sequence[tuple[Path | str, Mapping[str, Any]]]) -> Column:
+    """Return a column from what each run computed it with: its folder, and the column's record.
 
     Raises:
         RunError: two runs computed it with different weights or settings.
@@ -76,8 +76,8 @@ def make_column(metric: str, protocol: str, headers: Sequence[tuple[Run, Mapping
         if identity(other) != identity(header):
             changed = sorted(k for k in {*header, *other} - _NOT_IDENTITY if header.get(k) != other.get(k))
             raise RunError(
-                f"{first.path} and {run.path} were scored with different {', '.join(changed)} of {metric}: one column "
-                f"cannot hold both. Score one again: brushbench score {run.path} --metrics {metric}@{protocol} "
+                f"{first} and {run} were scored with different {', '.join(changed)} of {metric}: one column "
+                f"cannot hold both. Score one again: brushbench score {run} --metrics {metric}@{protocol} "
                 f"--weights {metric}=PATH, or leave the column out with --metrics."
             )
     suffix, factor = header.get("display") or SCALES.get(metric, ("", 1.0))

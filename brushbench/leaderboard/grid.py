@@ -57,6 +57,7 @@ class Grid:
         notes: footnotes by number, from 1, untrusted.
         remarks: further sentences under the table.
         tiny: whether some heading carries the dagger.
+        first: heading of the rows' names.
     """
 
     title: str
@@ -67,7 +68,8 @@ class Grid:
     cells: tuple[tuple[CellText, ...], ...]
     notes: tuple[str, ...]
     remarks: tuple[str, ...]
-    tiny: bool
+    tiny: bool = False
+    first: str = "method"
 
 
 TINY = "small models of this repository, trained on its own scenes; not comparable with published numbers"

@@ -19,7 +19,7 @@ from brushbench.leaderboard.terminal import draw, wide_console
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FORMATS", "render", "wide_console"]
+__all__ = ["FORMATS", "render", "render_grid", "wide_console"]
 
 FORMATS = ("table", "markdown", "csv", "json", "latex", "html")
 
@@ -47,14 +47,28 @@ def render(
         return json.dumps(_finite([_record(table) for table in tables]), indent=1, allow_nan=False)
     if form == "csv":
         return _csv(tables)
+    _check_form(form)
+    parts = [render_grid(make_grid(table, shown), form, width) for table in tables]
+    parts += [_sentence(form, sentence) for sentence in why_apart(tables)]
+    return ("\n" if form == "table" else "\n\n").join(parts)
+
+
+def render_grid(grid: Grid, form: str, width: int | None = None) -> str:
+    """Return one grid as text: ``table``, ``markdown``, ``latex`` or ``html``.
+
+    Raises:
+        UsageError: an unknown format.
+    """
     writers: Mapping[str, Callable[[Grid], str]] = {
         "markdown": _markdown, "latex": _latex, "html": _html, "table": lambda grid: draw(grid, width),
     }  # fmt: skip
-    if form not in writers:
-        raise UsageError(f"No format {form!r}. Known: {', '.join(FORMATS)}.")
-    parts = [writers[form](make_grid(table, shown)) for table in tables]
-    parts += [_sentence(form, sentence) for sentence in why_apart(tables)]
-    return ("\n" if form == "table" else "\n\n").join(parts)
+    _check_form(form, tuple(writers))
+    return writers[form](grid)
+
+
+def _check_form(form: str, known: Sequence[str] = FORMATS) -> None:
+    if form not in known:
+        raise UsageError(f"No format {form!r}. Known: {', '.join(known)}.")
 
 
 def _sentence(form: str, sentence: str) -> str:
@@ -109,7 +123,7 @@ def _markdown(grid: Grid) -> str:
         [name, *(f"**{cell.text}**" if cell.mark == "best" else cell.text for cell in line)]
         for name, line in zip(names, grid.cells, strict=True)
     ]
-    head = ["method", *(_words(heading, text.markdown) for heading in grid.headings)]
+    head = [grid.first, *(_words(heading, text.markdown) for heading in grid.headings)]
     rule = ["---", *["---:"] * len(grid.headings)]
     rows = "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body])
     return "\n\n".join([f"### {text.markdown(grid.title)}", rows, *_notes(grid, "_Slanted_", text.markdown)])
@@ -151,7 +165,7 @@ def _latex(grid: Grid) -> str:
 
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{text.latex(grid.title)}}}"]
     lines += [rf"\begin{{tabular}}{{l{'r' * len(grid.headings)}}}", r"\toprule"]
-    lines += [" & ".join(["method", *map(head, grid.headings)]) + r" \\", r"\midrule"]
+    lines += [" & ".join([grid.first, *map(head, grid.headings)]) + r" \\", r"\midrule"]
     for i, (name, line) in enumerate(zip(grid.methods, grid.cells, strict=True)):
         if grid.references[i] and (i == 0 or not grid.references[i - 1]) and i:
             lines.append(r"\midrule")
@@ -165,7 +179,7 @@ def _latex(grid: Grid) -> str:
 
 def _html(grid: Grid) -> str:
     tags = {"best": "<strong>{}</strong>", "second": "<u>{}</u>", "": "{}"}
-    head = "".join(f"<th>{_words(heading, text.html)}</th>" for heading in [Heading("method"), *grid.headings])
+    head = "".join(f"<th>{_words(heading, text.html)}</th>" for heading in [Heading(grid.first), *grid.headings])
     lines = []
     for name, reference, line in zip(grid.methods, grid.references, grid.cells, strict=True):
         shown = f"<em>{text.html(name)}</em>" if reference else text.html(name)

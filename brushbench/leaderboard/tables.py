@@ -186,7 +186,7 @@ def _table(
     key: _Key, parts: Sequence[Gathered], shown: Sequence[str], protocol: str, sort: str | None, intervals: bool
 ) -> Table:
     metrics = [metric for metric in shown if any(metric in part.columns for part in parts)]
-    headers = {m: [(p.run, p.headers[m]) for p in parts if m in p.columns] for m in metrics}
+    headers = {m: [(p.run.path, p.headers[m]) for p in parts if m in p.columns] for m in metrics}
     columns = [make_column(metric, protocol, headers[metric]) for metric in metrics]
     columns = _fold_equal(columns, headers, parts)
     summaries = _summaries(columns, parts, intervals)
@@ -254,7 +254,9 @@ def _ranks(columns: Sequence[Column], parts: Sequence[Gathered]) -> dict[tuple[i
 
 
 def _fold_equal(
-    columns: Sequence[Column], headers: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]], parts: Sequence[Gathered]
+    columns: Sequence[Column],
+    headers: Mapping[str, Sequence[tuple[Path, Mapping[str, Any]]]],
+    parts: Sequence[Gathered],
 ) -> list[Column]:
     """Make one of two columns that are one computation under two names, such as two HPS with the same weights."""
     kept: list[Column] = []

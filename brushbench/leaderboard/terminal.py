@@ -78,7 +78,7 @@ def _blocks(grid: Grid, names: Sequence[str], head: Sequence[str], width: int) -
         words = [*head[column].split("\n"), *(line[column].text for line in grid.cells)]
         return max(map(cell_len, words), default=0) + 3  # a space on each side, and a border
 
-    first = max(map(cell_len, ["method", *names])) + 4
+    first = max(map(cell_len, [grid.first, *names])) + 4
     blocks: list[list[int]] = [[]]
     left = width - first
     for column in range(len(head)):
@@ -100,7 +100,7 @@ def _block(grid: Grid, names: Sequence[str], head: Sequence[str], columns: Seque
     from rich.text import Text
 
     shown = RichTable(title=Text(title), title_justify="left", title_style="italic")
-    shown.add_column("method", no_wrap=True)
+    shown.add_column(grid.first, no_wrap=True)
     for column in columns:
         shown.add_column(Text(head[column], justify="right"), justify="right", no_wrap=True)
     first_reference = next((i for i, reference in enumerate(grid.references) if reference), len(names))

@@ -25,6 +25,8 @@ def write_run(
     seed: int = 1234,
     ids: Sequence[str] | None = None,
     meta: Sequence[Mapping[str, str]] | None = None,
+    states: Sequence[str] | None = None,
+    method: Mapping[str, object] | None = None,
     reference: bool = False,
     background: str = "free",
     benchmark: str = "toy",
@@ -42,7 +44,8 @@ def write_run(
     count = len(first[0]) if _nested(first) else len(first)  # type: ignore[arg-type]
     config = {"name": name, "model": name, "benchmark": benchmark, "seed": seed, "repeats": repeats, "splits": [split]}
     record = {
-        "schema": 1, "config": config, "method": {"method": name}, "benchmark": {"name": benchmark, "sha256": data},
+        "schema": 1, "config": config, "method": {"method": name, "steps": 20, **(method or {})},
+        "benchmark": {"name": benchmark, "sha256": data},
         "capabilities": {"needs_reference": reference, "background": background},
         "plan": {"batches": 1, "pictures": count * repeats, "keys_sha256": keys},
         "software": {"brushbench": "0"}, "where": {"loaded_with": {}},
@@ -62,13 +65,13 @@ def write_run(
             "higher_is_better": metric not in ("mse", "lpips"), **(headers or {}).get(metric, {}),
         }  # fmt: skip
         run.merge(f"{column}-x", column, lambda _, header=header: header)  # type: ignore[misc]
-    states = [
-        {"sample": s, "split": split, "repeat": r, "seed": 0, "state": "ok", "reason": "", "sha256": "", "meta": m}
+    batch = [
+        {"sample": s, "split": split, "repeat": r, "seed": 0, "state": state, "reason": "", "sha256": "", "meta": m}
         for r in range(repeats)
-        for s, m in zip(names, meta or [{}] * count, strict=True)
+        for s, m, state in zip(names, meta or [{}] * count, states or ["ok"] * count, strict=True)
     ]
     (folder / "batches").mkdir(exist_ok=True)
-    (folder / "batches" / "000000.json").write_text(json.dumps(states))
+    (folder / "batches" / "000000.json").write_text(json.dumps(batch))
     return folder
 
 
