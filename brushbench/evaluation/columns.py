@@ -15,6 +15,7 @@ import numpy as np
 from brushbench import registry
 from brushbench.errors import MissingWeightsError, UsageError, reason_of
 from brushbench.evaluation.loading import load_metric
+from brushbench.evaluation.provenance import code_of
 from brushbench.metrics.base import CAPTION_CUT
 from brushbench.metrics.plugins import metric_class
 from brushbench.types import JSON, Benchmark, Metric
@@ -41,7 +42,7 @@ class Column:
 
     @functools.cached_property
     def description(self) -> dict[str, JSON]:
-        """The metric's settings and weight hashes: scores under another description are not of this column."""
+        """The metric's settings, the hashes of its weights and, of a plug-in, of its code: what its scores depend on."""
         described: dict[str, JSON] = {}
         try:
             for key, value in dict(self.metric.describe()).items():
@@ -50,6 +51,8 @@ class Column:
             raise UsageError(
                 f"describe() of metric {self.metric.name!r} is no dict of texts and numbers: {reason_of(error)}."
             ) from error
+        if code := code_of(type(self.metric)):  # of one's own: its source is part of what it computes
+            described["code"] = dict(code)
         return described
 
     @functools.cached_property

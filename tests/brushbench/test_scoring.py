@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -168,6 +169,21 @@ def test_a_file_of_other_weights_is_scored_anew(shapes, tmp_path):
     assert values[0] != values[1]
     fresh = evaluate(shapes, tmp_path / "fresh", "lpips@standard", weights={"lpips": str(tmp_path / "other")})
     assert values[1] == scores_of(fresh)
+
+
+def test_a_plug_in_metric_that_was_corrected_showed_its_old_scores(shapes, tmp_path, monkeypatch):
+    def scored(answer):
+        return scores_of(evaluate(shapes, tmp_path / "r", [own_metric(tmp_path, answer)]))
+
+    assert scored("v") != scored("[0.0 for x in v]") == [0.0] * 3
+    monkeypatch.syspath_prepend(tmp_path)
+    for factor in (1.0, 2.5):  # of a module beside it
+        (tmp_path / "factor_of_mine.py").write_text(f"FACTOR = {factor}")
+        monkeypatch.delitem(sys.modules, "factor_of_mine", raising=False)
+        code = TEMPLATE.replace("import itertools", "import factor_of_mine, itertools")
+        (tmp_path / "mine.py").write_text(code.format("[factor_of_mine.FACTOR for x in v]"))
+        assert scores_of(evaluate(shapes, tmp_path / "r", [f"{tmp_path / 'mine.py'}:Mine"])) == [factor] * 3
+    monkeypatch.delitem(sys.modules, "factor_of_mine")
 
 
 def test_scoring_one_variant_again_threw_the_others_away(tmp_path):
