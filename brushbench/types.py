@@ -348,6 +348,7 @@ class Metric(Protocol):
         needs: the files it needs.
         required_meta: keys that a sample's ``meta`` must have; on other benchmarks ``--metrics auto`` leaves it out.
         reads_caption: whether the caption matters.
+        shown: whether tables show the column where it is not named.
     """
 
     name: str
@@ -362,6 +363,7 @@ class Metric(Protocol):
     needs: ClassVar[tuple[Needs, ...]] = ()
     required_meta: ClassVar[tuple[str, ...]] = ()
     reads_caption: ClassVar[bool] = False
+    shown: ClassVar[bool] = True
 
     @classmethod
     def available(cls, weights: str | Path | None = None) -> str | None:  # noqa: ARG003  overridden where there are weights

@@ -42,7 +42,7 @@ class Column:
 
     @functools.cached_property
     def description(self) -> dict[str, JSON]:
-        """The metric's settings, the hashes of its weights and, of a plug-in, of its code: what its scores depend on."""
+        """What the scores depend on: settings, the hashes of weights and, of a plug-in, of its code."""
         described: dict[str, JSON] = {}
         try:
             for key, value in dict(self.metric.describe()).items():
@@ -75,6 +75,7 @@ class Column:
             "region": self.metric.region,
             "display": list(self.metric.display),
             "caveat": self.metric.caveats.get(self.metric.protocol, ""),
+            "shown": self.metric.shown,
             "variants": list(variants),
             "captions_cut": int(scores[scores["reason"] == CAPTION_CUT]["sample"].nunique()),
         }

@@ -24,7 +24,17 @@ SCALES: Mapping[str, tuple[str, float]] = {  # of runs whose columns do not say 
 }
 ORDER = ("image_reward", "hps_v2", "hps_v2.1", "aesthetic", "psnr", "mse", "lpips", "ssim", "clip_score")
 # What a column's record says besides its identity: how it is shown, and what was counted while it was computed.
-_NOT_IDENTITY = {"variants", "captions_cut", "unit", "region", "higher_is_better", "display", "caveat", "identity"}
+_NOT_IDENTITY = {
+    "variants",
+    "captions_cut",
+    "unit",
+    "region",
+    "higher_is_better",
+    "display",
+    "caveat",
+    "shown",
+    "identity",
+}
 
 
 @dataclass(frozen=True)

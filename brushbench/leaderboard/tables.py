@@ -147,6 +147,8 @@ def make_tables(
     check_protocol(protocol)
     found = gather(runs, protocol, split, by)
     known = {metric for part in found for metric in part.columns}
+    if metrics is None:  # what says so itself is shown only where it is named
+        known -= {m for m in known if not any(p.headers[m].get("shown", True) for p in found if m in p.columns)}
     shown = choose(known, metrics, protocol)
     if sort is not None:
         choose(shown, [sort], protocol)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from brushbench.metrics.base import BaseMetric, at_reference_size
 from brushbench.types import Hole, Picture, Region, Sample, Score, Unscored
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from brushbench.features import Features
 
@@ -36,6 +36,10 @@ class Boundary(BaseMetric):
     higher_is_better = False
     region: Region = "boundary"
     display = ("x10³", 1e3)
+    auto_protocols: ClassVar[tuple[str, ...]] = ()  # `seam` took its place
+    caveats: ClassVar[Mapping[str, str]] = {
+        "standard": "compares with the reference's own texture, so a smooth or grey fill beats good new content"
+    }
 
     def _score(self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None) -> list[Score]:  # noqa: ARG002
         return [self._one(picture, sample) for picture, sample in zip(pictures, samples, strict=True)]
