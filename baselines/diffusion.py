@@ -22,8 +22,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from baselines.latents import decode_scaled, load_vae, unreadable, vae_factor
-from baselines.presets import PARTS, describe_base, find_base, make_scheduler, preset_named, reads_pooled_text
+from baselines.latents import decode_scaled, load_single_file, load_vae, loading, vae_factor
+from baselines.presets import (
+    PARTS,
+    describe_base,
+    find_base,
+    make_scheduler,
+    preset_named,
+    reads_pooled_text,
+    variant_of,
+)
 from brushbench.devices import choose_device, choose_dtype
 from brushbench.errors import UsageError
 from brushbench.types import JSON, Capabilities, InpaintRequest, Picture
@@ -52,15 +60,14 @@ def load_base(folder: Path, device: torch.device | str = "cpu", dtype: torch.dty
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
     vae = load_vae(folder, device)
-    try:
-        if reads_pooled_text(folder):
-            pipe = StableDiffusionXLPipeline.from_pretrained(folder, vae=vae, dtype=dtype, add_watermarker=False)
-        else:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                folder, vae=vae, dtype=dtype, safety_checker=None, requires_safety_checker=False
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise unreadable(folder, "a Stable Diffusion pipeline", error) from error
+    cls, more = StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
+    if reads_pooled_text(folder):
+        cls, more = StableDiffusionXLPipeline, {"add_watermarker": False}
+    if folder.is_file():
+        pipe = load_single_file(cls, folder, dtype, vae=vae, **more)
+    else:
+        with loading(folder, "a Stable Diffusion pipeline"):
+            pipe = cls.from_pretrained(folder, vae=vae, dtype=dtype, variant=variant_of(folder), **more)
     for name in PARTS:
         part = getattr(pipe, name, None)
         if part is not None:
@@ -141,7 +148,7 @@ class DiffusionInpainter:
 
     Args:
         preset: ``tiny`` | ``sd15`` | ``sdxl``: base model and, unless given, steps and guidance.
-        base: folder or hub id of a base model instead of the preset's.
+        base: folder, single file (``.safetensors``) or hub id of a base model instead of the preset's.
         steps: denoising steps, 1 to 1000.
         guidance: weight of classifier-free guidance; up to 1 means none.
         scheduler: ``unipc`` | ``ddim`` | ``dpm++`` | ``euler`` | ``euler_a`` | ``pndm``.

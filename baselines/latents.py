@@ -5,7 +5,8 @@ The autoencoder always computes in float32: it is a small part of the time, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from brushbench.errors import WeightsError
+from baselines.presets import single_file_config, variant_of
+from brushbench.errors import WeightsError, printable
 from brushbench.types import Picture
 from brushnet.conditioning import vae_factor
 
@@ -24,33 +26,81 @@ __all__ = [
     "decode_scaled",
     "encode_pixels",
     "encode_scaled",
+    "load_single_file",
     "load_vae",
+    "loading",
     "reduce_hole",
-    "unreadable",
     "vae_factor",
 ]
 
 Reduction: TypeAlias = Literal["any", "nearest"]
 
 
+@contextmanager
+def loading(place: Path, what: str, remedy: str = "Save it again with save_pretrained") -> Iterator[None]:
+    """Load from saved files: without the bars of diffusers and transformers, and with one sentence for what fails.
+
+    Args:
+        place: the folder or file.
+        what: what it is loaded as, for the message.
+        remedy: what to do, for the message.
+
+    Raises:
+        WeightsError: it does not load.
+    """
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = [log for log in (of_diffusers, of_transformers) if log.is_progress_bar_enabled()]
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # readers of weights, the hub and its transport each raise kinds of their own
+        text = printable(str(error)) or type(error).__name__
+        raise WeightsError(f"{place} does not load as {what}: {text}. {remedy}.") from error
+    finally:
+        for log in shown:
+            log.enable_progress_bar()
+
+
+def load_single_file(cls: Any, file: Path, dtype: torch.dtype, **options: Any) -> Any:
+    """Load a class of diffusers from a single file in the original names.
+
+    What the networks are like is read from a saved pipeline beside the file; else the embedded base's, if the file is
+    of its width; else diffusers downloads the configuration that fits the file.
+
+    Args:
+        cls: a pipeline, or ``AutoencoderKL``.
+        file: the weights.
+        dtype: what they are cast to.
+        **options: of ``from_single_file``.
+
+    Raises:
+        WeightsError: it does not load.
+    """
+    remedy = (
+        "Save it as a folder with save_pretrained, or put the file beside a model_index.json and its configurations"
+    )
+    with loading(file, f"a {cls.__name__}", remedy):
+        return cls.from_single_file(str(file), config=single_file_config(file), dtype=dtype, **options)
+
+
 def load_vae(folder: Path, device: torch.device | str = "cpu") -> Any:
-    """Load a saved pipeline's ``AutoencoderKL`` alone, in float32, frozen.
+    """Load a base model's ``AutoencoderKL`` alone, in float32, frozen.
 
     Raises:
         WeightsError: it cannot be loaded.
     """
     from diffusers import AutoencoderKL
 
-    try:
-        vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise unreadable(folder / "vae", "an AutoencoderKL", error) from error
+    if folder.is_file():
+        vae = load_single_file(AutoencoderKL, folder, torch.float32, subfolder="vae")
+    else:
+        with loading(folder / "vae", "an AutoencoderKL"):
+            variant = variant_of(folder, ("vae",))
+            vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32, variant=variant)
     return vae.to(device).requires_grad_(False).eval()
-
-
-def unreadable(folder: Path, what: str, error: Exception) -> WeightsError:
-    """Return the error for a folder that does not load as ``what``."""
-    return WeightsError(f"{folder} does not load as {what}: {error}. Save it again with save_pretrained.")
 
 
 @torch.no_grad()

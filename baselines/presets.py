@@ -28,6 +28,8 @@ __all__ = [
     "make_scheduler",
     "preset_named",
     "reads_pooled_text",
+    "single_file_config",
+    "variant_of",
 ]
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -140,11 +142,12 @@ def preset_named(name: str) -> Preset:
 
 
 def find_base(preset: str = "tiny", base: str | Path | None = None) -> Path:
-    """Return the local folder of a base model, a saved stock pipeline; a hub id is downloaded unless cached.
+    """Return where a base model lies: the folder of a saved stock pipeline, or a single file of its weights.
 
     Args:
         preset: a key of :data:`PRESETS`.
-        base: a folder or a hub id (owner/name) instead of the preset's.
+        base: a folder, a ``.safetensors`` file or a hub id (owner/name) instead of the preset's; a hub id is downloaded
+            unless cached.
 
     Raises:
         UnknownNameError: no such preset.
@@ -158,12 +161,12 @@ def find_base(preset: str = "tiny", base: str | Path | None = None) -> Path:
         except BrushbenchError as error:
             reasons.append(str(error))
             continue
-        if (folder / "model_index.json").is_file():
+        if (folder / "model_index.json").is_file() or (base and folder.is_file()):
             return folder
         reasons.append(f"{folder} holds no model_index.json")
     raise MissingWeightsError(
         f"No base model in {' or '.join(places)}: {'; '.join(reasons)}. Pass base=FOLDER, a folder that a stock "
-        "diffusers pipeline was saved to."
+        "diffusers pipeline was saved to, or base=FILE.safetensors."
     )
 
 
@@ -227,7 +230,9 @@ def _local(place: str, patterns: Sequence[str] = ()) -> Path:
 
 
 def reads_pooled_text(folder: Path) -> bool:
-    """Say whether a saved pipeline is of the SDXL family: two text encoders, pooled text and sizes."""
+    """Say whether a base model is of the SDXL family: two text encoders, pooled text and sizes."""
+    if folder.is_file():
+        return any(key.startswith("conditioner.embedders.") for key in _keys(folder))
     index = json.loads((folder / "model_index.json").read_text())
     return (index.get("text_encoder_2") or [None])[0] is not None
 
@@ -252,6 +257,8 @@ def make_scheduler(name: str, base: Any) -> Any:
 
 def describe_base(folder: Path) -> Mapping[str, JSON]:
     """Return what identifies a base model: the SHA-256 of every weight file. Where it lies does not."""
+    if folder.is_file():
+        return {part: hashes_of(folder) for part in ("file", "vae")}
     return {
         part: {file.name: sha256_file(file) for file in _weight_files(folder / part)}
         for part in PARTS
@@ -265,6 +272,47 @@ def hashes_of(place: Path) -> Mapping[str, JSON]:
         return {place.name: sha256_file(place)}
     files = sorted([*place.rglob("*.safetensors"), *place.rglob("*.bin"), *place.rglob("*.pth")])
     return {file.relative_to(place).as_posix(): sha256_file(file) for file in files}
+
+
+def _keys(file: Path) -> list[str]:
+    """Return the names of the tensors in a single file; none of one that is no safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as weights:
+            return list(weights.keys())
+    except (SafetensorError, OSError):
+        return []
+
+
+def single_file_config(file: Path) -> str | None:
+    """Return the folder whose configurations describe a single file; None if diffusers has to find out."""
+    if (file.parent / "model_index.json").is_file():
+        return str(file.parent)
+    tiny = assets.path(PRESETS["tiny"].base[0])
+    width = json.loads((tiny / "unet" / "config.json").read_text())["block_out_channels"][0]
+    return str(tiny) if _width(file) == width else None
+
+
+def _width(file: Path) -> int | None:
+    """Return the channels of the first convolution of a U-Net in a single file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as weights:
+            return int(weights.get_slice("model.diffusion_model.input_blocks.0.0.weight").get_shape()[0])
+    except (SafetensorError, OSError):
+        return None
+
+
+def variant_of(folder: Path, parts: Sequence[str] = PARTS) -> str | None:
+    """Return the variant of a saved pipeline's files, such as ``fp16``, if some part has no files without one."""
+    for part in parts:
+        names = [file.name for pattern in ("*.safetensors", "*.bin") for file in (folder / part).glob(pattern)]
+        variants = {name.split(".")[1] for name in names if name.count(".") > 1 and "-of-" not in name.split(".")[1]}
+        if names and len(variants) == 1 and all(f".{next(iter(variants))}." in name for name in names):
+            return variants.pop()
+    return None
 
 
 def _weight_files(folder: Path) -> list[Path]:

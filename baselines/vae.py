@@ -20,7 +20,7 @@ class Vae:
 
     Args:
         preset: ``tiny`` | ``sd15`` | ``sdxl``.
-        base: folder or hub id of a base model instead of the preset's.
+        base: folder, single file (``.safetensors``) or hub id of a base model instead of the preset's.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` …
     """
 
