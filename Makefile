@@ -13,9 +13,10 @@ export MKL_CBWR ?= AUTO,STRICT
 eval: $(VENV)/.eval
 	$(BIN)/brushbench eval --jobs 2 --model brushnet --model latent-copy --model telea --model copy --model vae --model oracle \
 		--bench shapes --limit 64 --out $(OUT)/shapes
+	$(BIN)/brushbench report $(OUT)/shapes --output $(OUT)/report
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

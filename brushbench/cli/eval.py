@@ -13,6 +13,7 @@ from brushbench.cli.data import embedded_benchmark, load, tiny_specs
 from brushbench.cli.options import (
     DataOptions,
     FailureOptions,
+    LookOptions,
     MachineOptions,
     MethodOptions,
     RunOptions,
@@ -20,8 +21,10 @@ from brushbench.cli.options import (
     TableOptions,
     shared_options,
 )
+from brushbench.cli.report import check_folder, make_page
 from brushbench.cli.score import metric_weights
 from brushbench.errors import UsageError
+from brushbench.tracking import check_tracker, track_run
 
 if TYPE_CHECKING:
     from brushbench.config import RunConfig
@@ -45,14 +48,31 @@ def eval_(
     table: TableOptions,
     machine: MachineOptions,
     failures: FailureOptions,
+    look: LookOptions,
 ) -> None:
     """Run methods over a benchmark, score the images, print the leaderboard.
 
     The same command again continues where it stopped, however it stopped.
     """
+    if look.track:
+        check_tracker(look.track)
+    if look.report:
+        check_folder(look.report)
     runs = _run_methods(method, data, run, scoring, machine, failures)
     show_runs(runs, table)
+    _look(runs, look)
     check_complete(runs, failures.max_failed, others=run.shard is not None, remedy=RETRY)
+
+
+def _look(runs: list[Run], look: LookOptions) -> None:
+    """Log the means, write the page, and say how to look at the images."""
+    folders = " ".join(str(run.path) for run in runs)
+    for run in runs if look.track else []:
+        track_run(run, look.track or "", run.path.parent / "tracking")
+    if look.report:
+        say(f"Wrote {make_page(runs, look.report)}. Open it in a browser.")
+    else:
+        say(f"To see the images: brushbench sheet {folders} -o sheet.png, or brushbench report {folders}")
 
 
 @app.command(epilog="Example: [bold]brushbench generate -m telea --bench photos --shard 1/2[/]")

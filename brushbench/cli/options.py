@@ -33,6 +33,7 @@ from brushbench.errors import UsageError
 __all__ = [
     "DataOptions",
     "FailureOptions",
+    "LookOptions",
     "MachineOptions",
     "MethodOptions",
     "RunOptions",
@@ -210,3 +211,16 @@ class MachineOptions:
     dtype: Annotated[
         str, typer.Option("--dtype", help="auto, float32, float16, bfloat16: of the method's weights.")
     ] = "auto"
+
+
+@dataclass(frozen=True)
+class LookOptions:
+    """Where a finished run can be looked at."""
+
+    panel: ClassVar[str] = "To look at"
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Folder of a page to write: tables and every image side by side.")
+    ] = None
+    track: Annotated[
+        str | None, typer.Option("--track", help="Log the means to tensorboard, wandb, mlflow or trackio as well.")
+    ] = None

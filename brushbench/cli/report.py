@@ -153,6 +153,13 @@ def pull(
     say(f"Pulled {len(found)} runs into {output}. Next: brushbench leaderboard {output}")
 
 
+def check_folder(output: Path) -> None:
+    """Refuse a folder for the page that holds something else, before any work is done for it."""
+    from brushbench.report.render import check_folder as check
+
+    check(output)
+
+
 def _benchmark(runs: list[Run], source: SourceOptions) -> Benchmark:
     """Load the benchmark of the run that has most samples; the others' samples are among them."""
     from brushbench.evaluation.recipes import benchmark_of

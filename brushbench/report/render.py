@@ -22,7 +22,7 @@ from brushbench.report.images import draw_all
 from brushbench.report.plots import draw_plots
 from brushbench.types import Benchmark
 
-__all__ = ["STATIC", "GateSection", "write_page", "write_pictures"]
+__all__ = ["STATIC", "GateSection", "check_folder", "prepare_folder", "write_page", "write_pictures"]
 
 STATIC = ("report.css", "report.js")
 MARK = "gallery.js"  # what tells a report's folder from any other
@@ -43,19 +43,27 @@ class GateSection:
         self.lines = tuple(tuple(line) for line in lines)
 
 
+def check_folder(out: Path) -> None:
+    """Refuse a folder that holds other files than a report's.
+
+    Raises:
+        UsageError: the folder holds other files, or is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file. Name a folder for the report.")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise UsageError(f"{out} holds other files. Name a new folder for the report, or one that holds a report.")
+
+
 def prepare_folder(out: Path) -> None:
     """Make the report's folder, or empty the report that is there.
 
     Raises:
         UsageError: the folder holds other files, or is a file.
     """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--output {out} is a file. Name a folder.")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / MARK).is_file():
-            raise UsageError(f"--output {out} holds other files. Name a new folder, or one that holds a report.")
-        for part in ("thumbs", "full"):
-            shutil.rmtree(out / part, ignore_errors=True)
+    check_folder(out)
+    for part in ("thumbs", "full"):
+        shutil.rmtree(out / part, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
 
 

@@ -107,22 +107,25 @@ def _choose(gallery: Gallery, order: Order, variant: str) -> list[GalleryRow]:
     numbers = [i for i, row in enumerate(gallery.rows) if order.split in (None, row.split)]
     if order.metric is None and order.compare is None:
         return [gallery.rows[i] for i in numbers[: order.limit]]
-    metric = _column(gallery, order.metric) if order.metric else gallery.metrics[0]
-    sign = 1.0 if metric["higher"] else -1.0
     if order.compare is None:
         first = next((m for m in gallery.methods if not m.reference), gallery.methods[0])
+        metric = _column(gallery, order.metric or "")
+        sign = 1.0 if metric["higher"] else -1.0
         values = {i: sign * _value(gallery, first, metric, variant, i) for i in numbers}
         chosen = sorted((i for i in numbers if not math.isnan(values[i])), key=lambda i: values[i])
         return [gallery.rows[i] for i in (chosen if order.worst else chosen[::-1])[: order.limit]]
     one, other = (_method(gallery, label) for label in order.compare)
-    gaps = {
-        i: sign * (_value(gallery, one, metric, variant, i) - _value(gallery, other, metric, variant, i))
-        for i in numbers
-    }
-    ranked = sorted((i for i in numbers if math.isfinite(gaps[i])), key=lambda i: gaps[i])
-    for_one, for_other = ranked[::-1], ranked
-    in_turns = [i for pair in zip(for_one, for_other, strict=True) for i in pair]
-    return [gallery.rows[i] for i in list(dict.fromkeys(in_turns))[: order.limit]]
+    # Without a metric: the first in which the two can be compared at all.
+    for metric in [_column(gallery, order.metric)] if order.metric else gallery.metrics:
+        sign = 1.0 if metric["higher"] else -1.0
+        gaps = {
+            i: _value(gallery, one, metric, variant, i) - _value(gallery, other, metric, variant, i) for i in numbers
+        }
+        ranked = sorted((i for i in numbers if math.isfinite(gaps[i])), key=lambda i: sign * gaps[i])
+        if ranked:
+            in_turns = [i for pair in zip(ranked[::-1], ranked, strict=True) for i in pair]
+            return [gallery.rows[i] for i in list(dict.fromkeys(in_turns))[: order.limit]]
+    return []
 
 
 def _column(gallery: Gallery, metric: str) -> dict[str, Any]:
