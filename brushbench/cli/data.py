@@ -82,7 +82,7 @@ def load(bench: str, options: DataOptions, quiet: bool = False) -> Benchmark:
     skipped = benchmark.skipped if options.skip_bad and not quiet else []
     for note in () if quiet else benchmark.notes:
         say(note)
-    if skipped and not benchmark.notes:
+    if skipped:
         listed = "; ".join(f"{record}: {reason}" for record, reason in skipped[:5])
         more = f"; and {len(skipped) - 5} more (see run.json)" if len(skipped) > 5 else ""
         say(f"Bad records left out: {len(skipped)} ({listed}{more}).")
