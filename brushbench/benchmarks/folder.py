@@ -128,9 +128,11 @@ class _Found:
 
     def __post_init__(self) -> None:
         """Look for pictures, then for masks, then for captions."""
+        if not self.root.is_dir():
+            raise DataError(f"No folder {self.root}. Give the folder that holds images/ or the pictures themselves.")
         self.images = _child(self.root, "images") or self.root
         if not self.images.is_dir():
-            raise DataError(f"No folder {self.root}. Give the folder that holds images/ or the pictures themselves.")
+            raise DataError(f"{self.images} is no folder. Make it one, or move it away.")
         deep = self.images != self.root
         self.pictures = _by_key(self.images, SUFFIXES, deep)
         for split, folder in _mask_folders(self.root, self.flat).items():
@@ -273,8 +275,10 @@ def _by_key(folder: Path, suffixes: tuple[str, ...], deep: bool, without: tuple[
 def _mask_folders(root: Path, flat: str) -> dict[str, Path]:
     """Return the folder of masks of each split that has one."""
     masks = _child(root, "masks")
-    if masks is None or not masks.is_dir():
+    if masks is None:
         return {}
+    if not masks.is_dir():
+        raise DataError(f"{masks} is no folder. Make it one, or move it away to use seeded brush holes.")
     folders = {name: path for name in SPLITS if (path := _child(masks, name)) and path.is_dir()}
     if _by_key(masks, SUFFIXES, deep=True, without=SPLITS):
         if flat in folders:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import unicodedata
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -137,6 +138,12 @@ def both(root: Path, names: tuple[str, str]) -> list[str]:
     return generate(root)
 
 
+def in_place_of(root: Path, name: str) -> list[str]:
+    shutil.rmtree(good_folder(root / "d") / name)
+    (root / "d" / name).write_text("a file")
+    return generate(root)
+
+
 def special(make: Callable[[Path], object], name: str, root: Path) -> list[str]:
     good_folder(root / "d")
     path = root / "d" / name
@@ -215,6 +222,10 @@ INPUTS = [
         Hostile(f"{name} that is {what}", partial(special, make, name), 5, says)
         for name in ("captions.json", "metadata.csv", "images/bad.txt")
         for what, (make, says) in MAKERS.items()
+    ),
+    *(
+        Hostile(f"{name}/ that is a file", partial(in_place_of, name=name), 5, f"{name} is no folder. Make it one")
+        for name in ("images", "masks")
     ),
     Hostile("two caption files", partial(both, names=("captions.json", "captions.csv")), 5, "Keep one of them"),
     Hostile("captions larger than the limit", huge_caption, 5, "larger than 1000000 bytes",
