@@ -178,6 +178,7 @@ def find_branch(
     holds: Sequence[str] = ("config.json", "model_index.json"),
     patterns: Sequence[str] = (),
     what: str = "",
+    option: str = "checkpoint",
     advice: str = "",
 ) -> Path:
     """Return the local folder or file of what runs beside a base model; a hub id is downloaded unless cached.
@@ -189,6 +190,7 @@ def find_branch(
         holds: a folder must hold one of these files.
         patterns: of the files to download; none take what a saved pipeline needs.
         what: what it is, for the message; by default ``weights of`` its name.
+        option: what the option is called that ``checkpoint`` was given by.
         advice: what to do where there is nothing, a sentence.
 
     Raises:
@@ -209,7 +211,7 @@ def find_branch(
     published = [f"https://huggingface.co/{place}" for place in PRESETS["sd15"].branches.get(name, ())]
     raise MissingWeightsError(
         f"No {what or f'weights of {name}'} ({'; '.join(reasons) or f'the preset {preset} has none'}). "
-        f"Pass checkpoint=FOLDER or FILE{': published at ' + ' and '.join(published) if published else ''}. "
+        f"Pass {option}=FOLDER or FILE{': published at ' + ' and '.join(published) if published else ''}. "
         f"{advice}".rstrip()
     )
 

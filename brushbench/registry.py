@@ -39,6 +39,8 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "controlnet": "baselines.controlnet:ControlNet",
         "controlnet-blended": "baselines.controlnet:ControlNetBlended",
         "copy": "baselines.copy:Copy",
+        "diffusers": "baselines.diffusers_pipeline:DiffusersPipeline",
+        "flux-fill": "baselines.diffusers_pipeline:FluxFill",
         "hd-painter": "baselines.hd_painter:HdPainter",
         "jpeg": "baselines.jpeg:Jpeg",
         "latent-copy": "baselines.latent_copy:LatentCopy",
@@ -46,6 +48,7 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "oracle": "baselines.oracle:Oracle",
         "powerpaint": "baselines.powerpaint:PowerPaint",
         "powerpaint-v2": "baselines.powerpaint:PowerPaintV2",
+        "sdxl-inpainting": "baselines.diffusers_pipeline:SdxlInpainting",
         "sd-inpainting": "baselines.sd_inpainting:SdInpainting",
         "telea": "baselines.telea:Telea",
         "vae": "baselines.vae:Vae",
@@ -168,9 +171,14 @@ def resolve(kind: Kind, name: str) -> type[Any]:
 
 
 def option_names(cls: type[Any]) -> list[str]:
-    """Return the option names a class takes: the named parameters of its constructor."""
+    """Return the option names a class takes: its constructor's named parameters, ``class_`` written as ``class``."""
     anonymous = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return [name for name, p in inspect.signature(cls).parameters.items() if p.kind not in anonymous]
+    return [_written(name) for name, p in inspect.signature(cls).parameters.items() if p.kind not in anonymous]
+
+
+def _written(parameter: str) -> str:
+    """Return how a parameter is written as an option: a Python keyword without the underscore it needs there."""
+    return parameter.removesuffix("_")
 
 
 def takes_preset(spec: Spec) -> bool:
@@ -209,7 +217,7 @@ def _options(kind: Kind, spec: Spec, cls: type[Any], context: Mapping[str, Any])
     for key in spec.options:
         if key not in known and not others:
             raise UnknownNameError(f"option of {kind} {spec.name!r}", key, known)
-    hints = annotations_of(cls)
+    hints = {_written(parameter): hint for parameter, hint in annotations_of(cls).items()}
     options = {
         key: _convert(spec.name, key, value, hints.get(key, str)) if key in known else literal(value)
         for key, value in spec.options.items()
@@ -217,11 +225,11 @@ def _options(kind: Kind, spec: Spec, cls: type[Any], context: Mapping[str, Any])
     for key, value in context.items():
         if key in known:
             options.setdefault(key, value)
-    parameters = inspect.signature(cls).parameters
+    parameters = {_written(name): parameter for name, parameter in inspect.signature(cls).parameters.items()}
     missing = [key for key in known if key not in options and parameters[key].default is inspect.Parameter.empty]
     if missing:
         raise UsageError(f"{kind} {spec.name!r} needs {', '.join(missing)}: write {spec.name},{missing[0]}=VALUE.")
-    return options
+    return {parameters[key].name if key in parameters else key: value for key, value in options.items()}
 
 
 def _convert(name: str, key: str, value: str, annotation: Any) -> Any:

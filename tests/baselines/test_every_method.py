@@ -13,6 +13,7 @@ from brushbench import registry
 from brushbench.errors import MissingWeightsError
 from brushbench.evaluation.sources import Method
 from tests.baselines.tiny_bases import make_sample, save_methods
+from tests.baselines.tiny_diffusers import save_pipeline
 
 # What each method is built with, beside the random base; {} names the folder of all weights.
 OPTIONS = {
@@ -25,6 +26,8 @@ OPTIONS = {
     "controlnet": {"checkpoint": "{}/controlnet"},
     "controlnet-blended": {"checkpoint": "{}/controlnet"},
     "copy": {},
+    "diffusers": {"class": "StableDiffusionInpaintPipeline", "model": "{}/StableDiffusionInpaintPipeline"},
+    "flux-fill": {"model": "{}/FluxFillPipeline", "size": "own"},
     "hd-painter": {"checkpoint": "{}/sd_inpainting"},
     "hd-painter,ddim": {"checkpoint": "{}/sd_inpainting", "sigma": "ddim"},
     "latent-copy": {},
@@ -32,6 +35,7 @@ OPTIONS = {
     "powerpaint": {"checkpoint": "{}/powerpaint"},
     "powerpaint-v2": {"checkpoint": "{}/powerpaint_v2"},
     "sd-inpainting": {"checkpoint": "{}/sd_inpainting"},
+    "sdxl-inpainting": {"model": "{}/StableDiffusionXLInpaintPipeline", "size": "own"},
     "telea": {},
 }
 MODELLESS = ("copy", "ns", "telea")
@@ -39,14 +43,17 @@ MODELLESS = ("copy", "ns", "telea")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_methods(tmp_path_factory.mktemp("methods"))
+    root = save_methods(tmp_path_factory.mktemp("methods"))
+    for name in ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline", "FluxFillPipeline"):
+        save_pipeline(name, root / name)
+    return root
 
 
 def build(row, folder, **changes):
     name = row.partition(",")[0]
     options = {key: value.format(folder) for key, value in OPTIONS[row].items()}
     if name not in MODELLESS:
-        options |= {"base": str(folder / "base"), "steps": "2", "device": "cpu"}
+        options |= {"steps": "2", "device": "cpu"} | ({} if "model" in options else {"base": str(folder / "base")})
     return registry.build("model", registry.Spec(name, options | changes))
 
 
@@ -110,10 +117,13 @@ def latents(method, some):
         return method.latents(Batch.of(requests, method.factor, method.multiple))
 
 
-@pytest.mark.parametrize("row", [row for row in OPTIONS if "checkpoint" in OPTIONS[row]])
+@pytest.mark.parametrize("row", [row for row in OPTIONS if row not in MODELLESS])
 def test_missing_weights_are_named_with_the_way_to_get_them(row, folder, tmp_path):
-    with pytest.raises(MissingWeightsError, match=r"(?s)No .*Pass checkpoint=FOLDER or FILE.*https://"):
-        build(row, folder, checkpoint=str(tmp_path))
+    for option in {"base", "checkpoint", "model"} & set(
+        registry.option_names(registry.resolve("model", row.partition(",")[0]))
+    ):
+        with pytest.raises(MissingWeightsError, match=rf"(?s)No .*Pass {option}=FOLDER"):
+            build(row, folder, **{option: str(tmp_path)})
 
 
 @pytest.mark.parametrize("row", OPTIONS)
