@@ -77,8 +77,10 @@ class Photos(LazyBenchmark):
                 "photographs": [_provenance(entry) for entry in here],
             },
         )
-        self.skipped += [(entry["id"], f"{entry['distribution']} is not installed; {HOW_TO_GET}") for entry in absent]
         if absent:
+            left = [(entry["id"], f"{entry['distribution']} is not installed; {HOW_TO_GET}") for entry in absent]
+            # Recorded with the bad ones, but not bad: nothing has to be mended.
+            self._details["skipped"] = [{"record": name, "reason": reason} for name, reason in [*self.skipped, *left]]
             named = ", ".join(sorted({entry["distribution"] for entry in absent}))
             left_out = f"{len(absent)} of {len(entries)} photographs are left out"
             self.notes = [f"{left_out}: they come with {named}, not installed here. To have them: {HOW_TO_GET}."]
