@@ -22,6 +22,8 @@ from brushbench.types import Benchmark, Capabilities, Metric, Picture, Sample, S
 from brushbench.variants import VARIANTS, make_variant
 from brushbench.weights import is_hub_id
 
+NO_CAPTION, NO_SAMPLE = Unscored("the caption is missing"), Unscored("the record cannot be read")
+
 __all__ = ["Scoring", "choose_variants", "score"]
 
 
@@ -176,12 +178,16 @@ def _score_batch(
     features: Features,
 ) -> list[ScoreRow]:
     pictures, samples, places = [], [], []
+    scores: dict[int, Score] = {}
     for place, (picture, one) in enumerate(zip(made, answered, strict=True)):
-        if not isinstance(picture, Unscored) and not isinstance(one.sample, Unscored):
+        if isinstance(picture, Unscored) or isinstance(one.sample, Unscored):
+            scores[place] = picture if isinstance(picture, Unscored) else NO_SAMPLE
+        elif metric.reads_caption and not one.sample.prompt.strip():  # a model would score the empty text
+            scores[place] = NO_CAPTION
+        else:
             pictures.append(picture)
             samples.append(one.sample)
             places.append(place)
-    scores: dict[int, Score] = {i: picture for i, picture in enumerate(made) if isinstance(picture, Unscored)}
     scores.update(zip(places, ask(metric, pictures, samples, features), strict=True))
     result = []
     for place, one in enumerate(answered):

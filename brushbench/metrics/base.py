@@ -114,8 +114,6 @@ class BaseMetric(Metric):
             as_picture(picture)
         except UnusableError as error:
             return Unscored(error.problem)
-        if self.reads_caption and not sample.prompt.strip():
-            return Unscored("the caption is missing")
         if self.reads_caption and surrogate(sample.prompt):
             return Unscored("the caption holds half a character (a lone surrogate), which no model reads")
         return None

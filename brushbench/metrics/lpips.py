@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from brushbench.errors import MissingWeightsError
 from brushbench.features import Features, digest
-from brushbench.metrics.base import NOTHING_KEPT, ModelMetric, Needs, at_reference_size
+from brushbench.metrics.base import NOTHING_KEPT, ModelMetric, Needs, at_reference_size, in_groups
 from brushbench.types import JSON, Picture, Region, Sample, Score, Unscored
 from brushbench.weights import assemble, materialise, read_shapes, read_tensors, same_name, sha256_file
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor, nn
 
-__all__ = ["LPIPS", "SQUEEZENET", "build_model"]
+__all__ = ["LPIPS", "SQUEEZENET", "build_model", "distance_maps", "shifted"]
 
 SQUEEZENET = Needs(
     what="SqueezeNet 1.1, the backbone of LPIPS",
@@ -35,8 +36,9 @@ TAPS = (1, 4, 7, 9, 10, 11, 12)  # the layers of torchvision's squeezenet1_1.fea
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 SMALLEST = 17  # side in pixels below which the last layers have nothing left to see
-# The linear weights travel in the wheels of torchmetrics and lpips, the same values under the same keys.
-LINEAR_FILES = (("torchmetrics", "functional/image/lpips_models/squeeze.pth"), ("lpips", "weights/v0.1/squeeze.pth"))
+LINEAR_FILE = "functional/image/lpips_models/squeeze.pth"  # in the package torchmetrics
+MOST_AT_ONCE = 16
+CPU_PIXELS = 128 * 128  # more at once is slower on a CPU
 
 
 def build_model() -> nn.Module:
@@ -99,35 +101,57 @@ class LPIPS(ModelMetric):
         return model, [linear[f"lin{i}.model.1.weight"].to(self.device, torch.float32) for i in range(len(TAPS))]
 
     def _score(self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None) -> list[Score]:
+        compared = [self._comparable(p, s) for p, s in zip(pictures, samples, strict=True)]
+        scores: list[Score] = [one if isinstance(one, Unscored) else math.nan for one in compared]
+        good = [(i, one) for i, one in enumerate(compared) if not isinstance(one, Unscored)]
         store = self._features(features)
-        return [self._one(picture, sample, store) for picture, sample in zip(pictures, samples, strict=True)]
+        for group in in_groups([one for _, one in good], MOST_AT_ONCE):
+            places, most = [good[i][0] for i in group], self._most(good[group[0]][1])
+            for start in range(0, len(places), most):
+                part = places[start : start + most]
+                together = [one for i, one in good if i in part]
+                scores_of = self._distances(together, [samples[i] for i in part], store)
+                for place, score in zip(part, scores_of, strict=True):
+                    scores[place] = score
+        return scores
 
-    def _one(self, picture: Picture, sample: Sample, store: Features) -> Score:
+    def _most(self, picture: Picture) -> int:
+        """Return how many pictures of this size go through the network at once: on a CPU what its caches hold."""
+        pixels = picture.shape[0] * picture.shape[1]
+        return MOST_AT_ONCE if self.device.type == "cuda" else max(1, min(MOST_AT_ONCE, CPU_PIXELS // pixels))
+
+    def _comparable(self, picture: Picture, sample: Sample) -> Picture | Unscored:
+        compared = at_reference_size(picture, sample, self.protocol)
+        if not isinstance(compared, Unscored):
+            if min(compared.shape[:2]) < SMALLEST:
+                return Unscored(f"the picture is smaller than the {SMALLEST}x{SMALLEST} that LPIPS can see")
+            if self.protocol == "standard" and not sample.keep.any():
+                return NOTHING_KEPT
+        return compared
+
+    def _distances(self, pictures: Sequence[Picture], samples: Sequence[Sample], store: Features) -> list[float]:
+        """Return the distance of each picture; all are of one size."""
         import torch
 
-        compared = at_reference_size(picture, sample, self.protocol)
-        if isinstance(compared, Unscored):
-            return compared
-        keep = sample.keep
-        if min(keep.shape) < SMALLEST:
-            return Unscored(f"the picture is smaller than the {SMALLEST}x{SMALLEST} that LPIPS can see")
-        if self.protocol == "standard" and not keep.any():
-            return NOTHING_KEPT
         model, linear = store.model(self._key, self._load)
+        content = self._content(samples)
         with torch.inference_mode():
-            reference = store.reference(
-                self._key, self._content(sample), lambda: self._maps(model, self._prepared(sample.image, sample))
+            references = store.reference(
+                self._key, content, lambda: self._maps(model, [self._prepared(s.image, s) for s in samples])
             )
-            mine = self._maps(model, self._prepared(compared, sample))
+            maps = self._maps(model, [self._prepared(p, s) for p, s in zip(pictures, samples, strict=True)])
             layers = [
                 torch.nn.functional.conv2d(torch.square(a - b), w)
-                for a, b, w in zip(mine, reference, linear, strict=True)
+                for a, b, w in zip(maps, references, linear, strict=True)
             ]
-            return _over_frame(layers) if self.protocol == "brushnet-paper" else _over_kept(layers, keep)
+            if self.protocol == "brushnet-paper":
+                return [float(sum(layer[i].double().mean() for layer in layers)) for i in range(len(samples))]
+            return [_over_kept([layer[i : i + 1] for layer in layers], s.keep) for i, s in enumerate(samples)]
 
-    def _content(self, sample: Sample) -> str:
-        """Name what the reference's features depend on: under ``standard`` not on the hole."""
-        return digest(sample.image) if self.protocol == "standard" else digest(sample.image, sample.hole)
+    def _content(self, samples: Sequence[Sample]) -> str:
+        """Name what the references' features depend on: under ``standard`` not on the hole."""
+        arrays = [(s.image,) if self.protocol == "standard" else (s.image, s.hole) for s in samples]
+        return digest(*(array for group in arrays for array in group))
 
     def _prepared(self, picture: Picture, sample: Sample) -> npt.NDArray[np.float32]:
         """Return (H, W, 3) in -1..1 with the hole neutralised as the protocol says."""
@@ -137,37 +161,49 @@ class LPIPS(ModelMetric):
             return picture.astype(np.float32) / np.float32(127.5) - np.float32(1)
         return (picture.astype(np.float32) / np.float32(255) * keep) * np.float32(2) - np.float32(1)
 
-    def _maps(self, model: nn.Module, prepared: npt.NDArray[np.float32]) -> list[Tensor]:
-        """Return the compared feature maps, each channel vector of unit length, float32 (1, C, h, w)."""
+    def _maps(self, model: nn.Module, prepared: Sequence[npt.NDArray[np.float32]]) -> list[Tensor]:
         import torch
 
-        def row(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, device=self.device).view(1, 3, 1, 1)
+        images = torch.from_numpy(np.stack(prepared)).permute(0, 3, 1, 2).to(self.device)  # channels last in memory
+        return distance_maps(model.get_submodule("features"), shifted(images).to(self.torch_dtype))[0]
 
-        x = torch.from_numpy(prepared).to(self.device).permute(2, 0, 1).unsqueeze(0)
-        x = ((x - row(SHIFT)) / row(SCALE)).to(self.torch_dtype)
-        maps = []
-        for index, layer in enumerate(model.get_submodule("features").children()):
-            x = layer(x)
-            if index in TAPS:
-                values = x.float()
-                maps.append(values / torch.sqrt(1e-8 + torch.square(values).sum(dim=1, keepdim=True)))
-        return maps
+
+def shifted(images: Tensor) -> Tensor:
+    """Return float (B, 3, H, W) in -1..1 as the network takes them."""
+    import torch
+
+    shift, scale = (torch.tensor(row, device=images.device).view(1, 3, 1, 1) for row in (SHIFT, SCALE))
+    return (images - shift) / scale
+
+
+def distance_maps(features: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return the maps that LPIPS compares, each channel vector of unit length, and the last map as it is.
+
+    Args:
+        features: ``squeezenet1_1.features``.
+        images: (B, 3, H, W), as :func:`shifted` makes them.
+
+    Returns:
+        One float32 (B, C, h, w) per tap, and the network's output.
+    """
+    import torch
+
+    maps, x = [], images
+    for index, layer in enumerate(features.children()):
+        x = layer(x)
+        if index in TAPS:
+            values = x.float()
+            maps.append(values / torch.sqrt(1e-8 + torch.square(values).sum(dim=1, keepdim=True)))
+    return maps, x
 
 
 def _linear_file() -> Path:
-    for package, path in LINEAR_FILES:
-        spec = importlib.util.find_spec(package)
-        if spec is not None and spec.origin and (file := Path(spec.origin).parent / path).is_file():
-            return file
+    spec = importlib.util.find_spec("torchmetrics")
+    if spec is not None and spec.origin and (file := Path(spec.origin).parent / LINEAR_FILE).is_file():
+        return file
     raise MissingWeightsError(
         "The linear weights of LPIPS travel in the package torchmetrics: pip install torchmetrics."
     )
-
-
-def _over_frame(layers: Sequence[Tensor]) -> float:
-    """Sum the layers' means over all pixels."""
-    return float(sum(layer.double().mean() for layer in layers))
 
 
 def _over_kept(layers: Sequence[Tensor], keep: npt.NDArray[np.bool_]) -> float:

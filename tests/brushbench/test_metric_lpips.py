@@ -95,11 +95,33 @@ def test_batch_size_and_shared_references_change_nothing(weights, case, protocol
     together = LPIPS(protocol, weights)(pictures, samples, store)
     again = LPIPS(protocol, weights)(pictures, samples, store)
     alone = [LPIPS(protocol, weights)([p], [s])[0] for p, s in zip(pictures, samples, strict=True)]
-    assert together == again == alone
-    references = 2 if protocol == "standard" else 3  # under standard the hole does not matter to the reference's side
-    assert store.computed["reference"] == references
-    assert store.shared["reference"] == 6 - references
+    assert together == again
+    assert together == pytest.approx(alone, rel=1e-5)
+    assert store.computed["reference"] == store.shared["reference"] == 2  # a batch per size, once
     assert store.computed["model"] == 1
+
+
+@pytest.mark.parametrize("protocol", ["standard", "brushnet-paper"])
+def test_a_batch_scores_each_picture_by_itself(weights, protocol, monkeypatch):
+    rng = np.random.default_rng(2)
+    references, pictures = rng.integers(0, 256, (2, 5, *SIZE, 3), dtype=np.uint8)
+    holes = rng.random((5, *SIZE)) < 0.3
+    holes[3] = True  # nothing is kept of one of them
+    samples = [make_sample(r, h) for r, h in zip(references, holes, strict=True)]
+    metric = LPIPS(protocol, weights)
+    together = metric(list(pictures), samples)
+    assert metric._most(pictures[0]) >= 5
+    monkeypatch.setattr("brushbench.metrics.lpips.CPU_PIXELS", 1)
+    assert metric._most(pictures[0]) == 1
+    alone = LPIPS(protocol, weights)(list(pictures), samples)
+    assert [isinstance(score, Unscored) for score in together] == [protocol == "standard" and i == 3 for i in range(5)]
+    for one, other in zip(together, alone, strict=True):
+        assert one == other or one == pytest.approx(other, rel=1e-5)
+    assert len({score for score in together if isinstance(score, float)}) >= 4
+    backwards = LPIPS(protocol, weights)(list(pictures[::-1]), samples[::-1])[::-1]
+    assert [s for s in backwards if isinstance(s, float)] == pytest.approx(
+        [s for s in together if isinstance(s, float)], rel=1e-5
+    )
 
 
 def test_half_precision_is_near(weights, case):

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brushbench.metrics.lpips import SCALE, SHIFT, TAPS, _linear_file, build_model
+from brushbench.metrics.lpips import TAPS, _linear_file, build_model, distance_maps, shifted
 from brushbench.tiny.judges.scenes import Drawn, SceneStream
 from brushbench.tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, STYLES, TONES, SceneRng
 from brushbench.training.loop import Draw, contact_sheet
@@ -62,26 +62,10 @@ def damaged(image: Picture, kind: str, strength: float, rng: SceneRng) -> Pictur
     return np.ascontiguousarray(shifted)
 
 
-def distance_maps(features: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Return the maps that LPIPS compares, each vector of unit length, and the last map as it is.
-
-    Args:
-        features: SqueezeNet's layers.
-        images: float (n, 3, H, W), prepared by :func:`prepared`.
-    """
-    maps, x = [], images
-    for index, layer in enumerate(features.children()):
-        x = layer(x)
-        if index in TAPS:
-            maps.append(x / torch.sqrt(1e-8 + x.square().sum(dim=1, keepdim=True)))
-    return maps, x
-
-
 def prepared(images: Sequence[Picture]) -> Tensor:
     """Return float32 (n, 3, H, W) as LPIPS prepares uint8 pictures of one size."""
     values = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    shift, scale = (torch.tensor(row).view(1, 3, 1, 1) for row in (SHIFT, SCALE))
-    return ((values - shift) / scale).contiguous()
+    return shifted(values).contiguous()
 
 
 class LpipsObjective(nn.Module):
