@@ -75,6 +75,10 @@ class Run:
             counts[row.state] += 1
         return counts
 
+    def protocols(self) -> set[str]:
+        """Return the protocols under which there are scores."""
+        return self._folder.scored_protocols()
+
     def metadata(self) -> dict[tuple[str, str], Mapping[str, str]]:
         """Return what the benchmark carries of each sample (category, style, …), by sample id and split."""
         return {(row.sample, row.split): row.meta for row in self.picture_rows()}
@@ -134,6 +138,8 @@ class Run:
 
 def per_sample(scores: pandas.DataFrame) -> pandas.DataFrame:
     """Return scores with the repeats of a sample averaged; NaN only where no repeat has a score."""
+    if scores["repeat"].nunique() < 2:  # nothing to average, and most runs have one
+        return scores
     return scores.groupby([*CELL, "sample"], sort=False)["value"].mean().reset_index()
 
 

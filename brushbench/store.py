@@ -378,6 +378,23 @@ class RunFolder:
         except (OSError, pa.ArrowException) as error:
             raise RunError(f"{file} cannot be read ({error}). Delete it, and score the run again.") from None
 
+    def scored_protocols(self) -> set[str]:
+        """Return the protocols under which there are scores, without reading the scores.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        file = self.path / "scores.parquet"
+        if not file.is_file():
+            return set()
+        try:
+            return set(pq.read_table(file, columns=["protocol"])["protocol"].unique().to_pylist())
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{file} cannot be read ({error}). Delete it, and score the run again.") from None
+
     def _write_scores(self, table: pandas.DataFrame) -> None:
         from io import BytesIO
 

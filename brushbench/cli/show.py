@@ -70,7 +70,7 @@ def leaderboard(
 
 def _say_unscored(runs: list[Run], protocol: str) -> bool:
     """Name the runs without scores under a protocol; return whether some run has any."""
-    scored = [bool((run.scores["protocol"] == protocol).any()) for run in runs]
+    scored = [protocol in run.protocols() for run in runs]
     for run, has_scores in zip(runs, scored, strict=True):
         if not has_scores:
             say(

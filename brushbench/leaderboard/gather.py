@@ -19,7 +19,7 @@ from brushbench.types import SPLITS
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Gathered", "Question", "gather", "open_runs"]
+__all__ = ["Gathered", "Question", "gather", "of_splits", "open_runs"]
 
 
 @dataclass(frozen=True)
@@ -104,22 +104,33 @@ def _path_and_label(given: str) -> tuple[Path, str]:
     return Path(path).expanduser(), label
 
 
-def gather(runs: Sequence[Run], protocol: str, split: str = "all", by: str | None = None) -> list[Gathered]:
+def gather(runs: Sequence[Run], protocol: str, by: str | None = None) -> list[Gathered]:
     """Return every row there is to show, in the order of the runs, raw before other variants.
 
     Raises:
-        UnknownNameError: no such split, or no run carries such a key of metadata.
+        UnknownNameError: no run carries such a key of metadata.
     """
-    splits = None if split == "all" else [name.strip() for name in split.split(",")]
     found = [row for run in runs for row in _rows(run, protocol, by)]
-    known = list(dict.fromkeys([*SPLITS, *(row.question.split for row in found)]))
-    for name in splits or ():
-        if name not in known:
-            raise UnknownNameError("split", name, known)
     if by is not None and not any(row.question.group for row in found):
         keys = {key for run in runs for meta in run.metadata().values() for key in meta}
         raise UnknownNameError("key of the samples' metadata", by, keys)
-    return [row for row in found if splits is None or row.question.split in splits]
+    return found
+
+
+def of_splits(found: Sequence[Gathered], split: str) -> list[Gathered]:
+    """Return the rows of ``all`` or of some splits, named with commas.
+
+    Raises:
+        UnknownNameError: no such split.
+    """
+    if split == "all":
+        return list(found)
+    splits = [name.strip() for name in split.split(",")]
+    known = list(dict.fromkeys([*SPLITS, *(row.question.split for row in found)]))
+    for name in splits:
+        if name not in known:
+            raise UnknownNameError("split", name, known)
+    return [row for row in found if row.question.split in splits]
 
 
 def _rows(run: Run, protocol: str, by: str | None) -> Iterator[Gathered]:
@@ -148,12 +159,15 @@ def _rows(run: Run, protocol: str, by: str | None) -> Iterator[Gathered]:
 
 
 def _columns(scores: pandas.DataFrame, ids: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
-    place = {sample: i for i, sample in enumerate(ids)}
+    import pandas as pd
+
+    place = pd.Index(ids).get_indexer(pd.Index(scores["sample"]))
+    metrics, values = scores["metric"].to_numpy(dtype=object), scores["value"].to_numpy(dtype=np.float64)
     columns = {}
-    for metric, rows in scores.groupby("metric", sort=False):
-        values = np.full(len(ids), math.nan)
-        values[[place[sample] for sample in rows["sample"]]] = rows["value"].to_numpy(dtype=np.float64)
-        columns[str(metric)] = values
+    for metric in dict.fromkeys(metrics):
+        mine = metrics == metric
+        columns[str(metric)] = np.full(len(ids), math.nan)
+        columns[str(metric)][place[mine]] = values[mine]
     return columns
 
 

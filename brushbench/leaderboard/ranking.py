@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,11 @@ def _tied(top: Entry, entries: Sequence[Entry]) -> list[int]:
     equal = [e.row for e in entries if e is top or _mean(e) == _mean(top)]
     others = [e for e in entries if e.row not in equal]
     finite = [np.isfinite(e.scores) & np.isfinite(top.scores) for e in others]
-    differences = [top.scores[f] - e.scores[f] for e, f in zip(others, finite, strict=True)]
-    summaries = summarise_all(differences, [False] * len(differences))
-    return equal + [e.row for e, s in zip(others, summaries, strict=True) if s.n >= SMALLEST and s.low <= 0 <= s.high]
+    found = zip(others, [top.scores[f] - e.scores[f] for e, f in zip(others, finite, strict=True)], strict=True)
+    pairs = [(e, difference) for e, difference in found if difference.size >= SMALLEST]
+    # No interval is shorter than Student's: where 1.96 standard errors reach 0, the bootstrap is not asked.
+    near = [abs(d.mean()) <= 1.96 * d.std(ddof=1) / math.sqrt(d.size) for _, d in pairs]
+    far = [pair for pair, tied in zip(pairs, near, strict=True) if not tied]
+    summaries = summarise_all([d for _, d in far], [False] * len(far))
+    tied = [e.row for (e, _), is_near in zip(pairs, near, strict=True) if is_near]
+    return equal + tied + [e.row for (e, _), s in zip(far, summaries, strict=True) if s.low <= 0 <= s.high]

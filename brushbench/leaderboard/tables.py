@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from brushbench.leaderboard.columns import Column, choose, identity, make_column
-from brushbench.leaderboard.gather import Gathered, Question, gather, open_runs
+from brushbench.leaderboard.gather import Gathered, Question, gather, of_splits, open_runs
 from brushbench.leaderboard.ranking import Entry, rank
 from brushbench.runs import Run, check_protocol
 from brushbench.stats import Summary, summarise_all
@@ -145,7 +145,8 @@ def make_tables(
         RunError: one column was computed with different weights.
     """
     check_protocol(protocol)
-    found = gather(runs, protocol, split, by)
+    everything = gather(runs, protocol, by)
+    found = of_splits(everything, split)
     known = {metric for part in found for metric in part.columns}
     if metrics is None:  # what says so itself is shown only where it is named
         known -= {m for m in known if not any(p.headers[m].get("shown", True) for p in found if m in p.columns)}
@@ -156,7 +157,8 @@ def make_tables(
     for part in found:
         groups.setdefault(_key(part.question), []).append(part)
     tables = [_table(key, parts, shown, protocol, sort, intervals) for key, parts in groups.items()]
-    waiting = [run for run in runs if not (run.scores["protocol"] == protocol).any()]
+    scored = {id(part.run) for part in everything}
+    waiting = [run for run in runs if id(run) not in scored]
     tables = [_with_unscored(t, parts, waiting) for t, parts in zip(tables, groups.values(), strict=True)]
     return [table for table in tables if table.columns]
 
