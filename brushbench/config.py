@@ -101,6 +101,7 @@ class Origin(BaseModel):
 
     loaded_with: dict[str, str] = Field(default={}, description="schema 1: options of the benchmark")
     git: str = Field(default="", description="revision of the checkout; empty for an installed wheel")
+    credits: dict[str, str] = Field(default={}, description="paper and licence of the method")
     machine: dict[str, Any] = {}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from baselines.credits import CREDITS, embedded_hash
 from brushbench import registry
 from brushbench.errors import BrushbenchError, UnknownNameError
 from brushbench.metrics.plugins import metric_class
@@ -35,11 +36,23 @@ def inventory(kind: str) -> tuple[list[str], list[list[str]]]:
         return ["metric", "protocols", "what", "needs", "here"], [
             _metric_row(name) for name in registry.names("metric")
         ]
+    if singular == "model":
+        header = ["model", "what", "paper", "licence of the weights", "tiny weights, SHA-256", "options"]
+        return header, [_model_row(name) for name in registry.names("model")]
     classes = {name: registry.resolve(singular, name) for name in registry.names(singular)}
     header = [singular, "what", "options"]
     return header, [
         [name, _first_sentence(cls), ", ".join(registry.option_names(cls)) or "–"] for name, cls in classes.items()
     ]
+
+
+def _model_row(name: str) -> list[str]:
+    cls = registry.resolve("model", name)
+    options = ", ".join(registry.option_names(cls)) or "–"
+    if name not in CREDITS:  # a plug-in
+        return [name, _first_sentence(cls), "–", "–", "–", options]
+    credit = CREDITS[name]
+    return [name, _first_sentence(cls), credit.paper, credit.licence, embedded_hash(name), options]
 
 
 def _metric_row(name: str) -> list[str]:

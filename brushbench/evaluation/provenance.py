@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from baselines.credits import CREDITS
 from brushbench import __version__
 from brushbench.config import (
     SCHEMA_VERSION,
@@ -74,8 +75,14 @@ def make_header(
         code=dict(code or {}),
         contents=dict(contents or {}),
         device=device,
-        where=Origin(git=git_revision(), machine=machine()),
+        where=Origin(git=git_revision(), machine=machine(), credits=_credits(config.model)),
     )
+
+
+def _credits(model: str) -> dict[str, str]:
+    """Return paper and licence of a built-in method."""
+    credit = CREDITS.get(model)
+    return {} if credit is None else {"paper": credit.paper, "licence": credit.licence}
 
 
 def _manifest(benchmark: Benchmark) -> BenchmarkRecord:
