@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
 
-    from brushnet.conditioning import Generators, Pictures
+    from brushnet.conditioning import Generators
     from brushnet.model import BrushNetModel
+    from brushnet.pictures import Pictures
 
 __all__ = ["attach"]
 

@@ -2,47 +2,44 @@
 
 The branch reads ``[masked-image latents 0:4 | keep 4:5]`` beside the noisy latents. Two polarities meet here, and each
 conversion has its own name: people paint **white = repaint** and arrays say ``True`` = repaint (the *hole*), while the
-network's last channel says **1 = keep** (:func:`keep_from_white`, :func:`hole_from_keep`).
+network's last channel says **1 = keep** (:func:`keep_from_white`).
 
 As published (TencentARC/BrushNet 0f9d9e5): a PIL picture or mask is resized by LANCZOS, an array or tensor by nearest
 neighbour; the mask is thresholded after its resize (127 keeps, 128 repaints) and reduced to latent size by taking each
 block's top-left pixel. The published pipeline leaves blacking out the hole to its caller; here it is done, at the
-picture's own size, before any resizing, so that no hole pixel reaches the VAE.
+picture's own size, before any resizing, so that no hole pixel reaches the VAE. So a mask has its picture's size, which
+the published pipeline does not ask for.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
-import numpy.typing as npt
 import PIL.Image
 import torch
 import torch.nn.functional as F
 from diffusers.image_processor import VaeImageProcessor
 
+from brushnet.pictures import split_pictures
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from brushnet.pictures import Item, Pictures
+
 __all__ = [
     "Generators",
-    "Pictures",
     "draw_noise",
     "encode_conditioning",
-    "hole_from_keep",
     "keep_from_white",
     "masked_pixels",
     "picture_size",
-    "split_pictures",
     "vae_factor",
 ]
 
-Picture: TypeAlias = "PIL.Image.Image | npt.NDArray[Any] | torch.Tensor"
-Pictures: TypeAlias = "Picture | Sequence[Picture]"
 Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
-# One picture: PIL as it came, or a float32 tensor (1, C, H, W) in 0..1.
-_Item: TypeAlias = "PIL.Image.Image | torch.Tensor"
 
 
 def keep_from_white(mask: torch.Tensor) -> torch.Tensor:
@@ -55,11 +52,6 @@ def keep_from_white(mask: torch.Tensor) -> torch.Tensor:
         float32 (N, 1, H, W): 1 = keep (mean below one half: 127 of 255), 0 = hole (128 of 255 and more).
     """
     return ((2 * mask.float() - 1).sum(dim=1, keepdim=True) < 0).float()
-
-
-def hole_from_keep(keep: torch.Tensor) -> torch.Tensor:
-    """Turn the network's channel (1 = keep) into a bool tensor of the same shape, True = repaint."""
-    return keep < 0.5
 
 
 def vae_factor(vae: torch.nn.Module) -> int:
@@ -106,9 +98,10 @@ def encode_conditioning(
         vae: an ``AutoencoderKL``; its config gives the pixels a latent spans and the scaling factor. A float16 VAE
             whose config says ``force_upcast`` (SDXL's) encodes in float32, where the published code yields NaN.
         image: PIL pictures, uint8 or float 0..1 arrays (H, W, 3) or (N, H, W, 3), tensors (3, H, W) or (N, 3, H, W),
-            or a list of them; RGB. What lies in the hole does not matter: it is blacked out first.
-        hole: masks in the same forms with one or three channels, or bool arrays (H, W) or (N, H, W); white, 1 or True =
-            repaint, from 128 of 255 or 0.5 on. One mask serves all pictures.
+            or a list of them; RGB; see :func:`brushnet.pictures.split_pictures`. What lies in the hole does not
+            matter: it is blacked out first.
+        hole: masks of the pictures' sizes, in the same forms with one or three channels, or bool arrays (H, W) or
+            (N, H, W); white, 1 or True = repaint, from 128 of 255 or 0.5 on. One mask serves all pictures.
         generator: None takes the VAE posterior's mode; a generator, or one for each row of the result, draws from it.
         height: pixels, divisible by the VAE's factor; None takes the first picture's, rounded down to a multiple.
         width: likewise.
@@ -121,8 +114,8 @@ def encode_conditioning(
 
     Raises:
         TypeError: neither a PIL picture, an array nor a tensor.
-        ValueError: values outside 0..1, a wrong shape, sizes not divisible, numbers of pictures and masks that do not
-            match, or latents with NaN.
+        ValueError: values outside 0..1, a wrong shape, a mask of another size or with transparent pixels, sizes not
+            divisible, numbers of pictures and masks that do not match, or latents with NaN.
 
     Warns:
         UserWarning: a mask keeps everything, or nothing, at latent size.
@@ -181,87 +174,32 @@ def masked_pixels(
     processor = VaeImageProcessor(vae_scale_factor=factor, do_convert_rgb=True)
     count = max(len(pictures), len(masks))
     pairs = [(pictures[i % len(pictures)], masks[i % len(masks)]) for i in range(count)]
-    masked = [_black_out(picture, mask, processor) for picture, mask in pairs]
+    masked = [_black_out(picture, mask) for picture, mask in pairs]
     pixels = _to_size(masked, processor, "image", _target(masked, "image", factor, height, width))
     white = _to_size(masks, processor, "mask", _target(masks, "mask", factor, height, width))
     return 2 * pixels - 1, keep_from_white(white)
 
 
-def split_pictures(value: Pictures, name: Literal["image", "mask"]) -> list[PIL.Image.Image | torch.Tensor]:
-    """Split any accepted form into single pictures: PIL as it is, everything else float32 (1, C, H, W) in 0..1.
-
-    Args:
-        value: as in :func:`encode_conditioning`; what this function returned is accepted again.
-        name: ``"image"`` (three channels) or ``"mask"`` (one or three).
+def _black_out(picture: Item, mask: Item) -> Item:
+    """Return the picture with its hole black, at the picture's own size.
 
     Raises:
-        TypeError: as :func:`encode_conditioning`.
-        ValueError: as :func:`encode_conditioning`.
+        ValueError: the mask has another size.
     """
-    channels = (3,) if name == "image" else (1, 3)
-    if isinstance(value, list | tuple):
-        if not value:
-            raise ValueError(f"Got an empty list of {name}s; pass at least one.")
-        return [item for part in value for item in split_pictures(part, name)]
-    if isinstance(value, PIL.Image.Image):
-        return [value]
-    if isinstance(value, np.ndarray):
-        tensor = _from_array(value, name, channels)
-    elif isinstance(value, torch.Tensor):
-        tensor = _from_tensor(value, name, channels)
-    else:
-        raise TypeError(
-            f"{name} is a {type(value).__name__}; expected a PIL picture, an array, a tensor or a list of them."
-        )
-    if tensor.shape[1] not in channels or 0 in tensor.shape:
-        expected = " or ".join(str(count) for count in channels)
+    size, own = _own_size(picture), _own_size(mask)
+    if own != size:
         raise ValueError(
-            f"{name} has shape {tuple(value.shape)}: expected {expected} colour channels and no empty side."
+            f"The mask is {own[0]}x{own[1]} pixels and its image {size[0]}x{size[1]}; pass a mask of the image's size. "
+            "A PIL mask is brought to it by mask.resize(image.size, PIL.Image.Resampling.NEAREST)."
         )
-    scaled = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
-    low, high = float(scaled.min()), float(scaled.max())
-    if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"{name} has values in [{low:g}, {high:g}]; expected uint8 0..255, or float in 0..1 without NaN."
-        )
-    return list(torch.split(scaled, 1))
-
-
-def _from_array(value: npt.NDArray[Any], name: str, channels: tuple[int, ...]) -> torch.Tensor:
-    """Return a channels-last array as (N, C, H, W); without a channel axis only a mask is clear."""
-    array = np.array(value)  # a copy: torch warns of read-only memory
-    if array.ndim == 2 and 1 in channels:
-        array = array[None, :, :, None]
-    elif array.ndim == 3:
-        array = array[None] if array.shape[-1] in (1, 3) else array[..., None]
-    if array.ndim != 4:
-        raise ValueError(f"{name} has shape {value.shape}; expected (H, W, C) or (N, H, W, C), channels last.")
-    return torch.from_numpy(array).permute(0, 3, 1, 2)
-
-
-def _from_tensor(value: torch.Tensor, name: str, channels: tuple[int, ...]) -> torch.Tensor:
-    """Return a channels-first tensor as (N, C, H, W); a bool tensor (N, H, W) is N masks, never a colour picture."""
-    tensor = value.detach()
-    if tensor.ndim == 2 and 1 in channels:
-        return tensor[None, None]
-    if tensor.ndim == 3:
-        tensor = tensor[:, None] if tensor.dtype == torch.bool else tensor[None]
-    if tensor.ndim != 4:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected (C, H, W) or (N, C, H, W), channels first.")
-    return tensor
-
-
-def _black_out(picture: _Item, mask: _Item, processor: VaeImageProcessor) -> _Item:
-    """Return the picture with its hole black, at the picture's own size: the mask comes to that size."""
-    size = _own_size(picture)
-    keep = keep_from_white(_unit(mask if _own_size(mask) == size else processor.resize(mask, *size)))
+    keep = keep_from_white(_unit(mask))
     if isinstance(picture, torch.Tensor):
         return picture * keep.to(picture.device)
     kept = np.asarray(picture.convert("RGB")) * keep[0, 0, :, :, None].cpu().numpy().astype(np.uint8)
     return PIL.Image.fromarray(kept)
 
 
-def _unit(item: _Item) -> torch.Tensor:
+def _unit(item: Item) -> torch.Tensor:
     """Return one picture as float32 (1, C, H, W) in 0..1."""
     if isinstance(item, torch.Tensor):
         return item
@@ -269,7 +207,7 @@ def _unit(item: _Item) -> torch.Tensor:
     return torch.from_numpy(rgb).permute(2, 0, 1)[None]
 
 
-def _target(items: list[_Item], name: str, factor: int, height: int | None, width: int | None) -> tuple[int, int]:
+def _target(items: list[Item], name: str, factor: int, height: int | None, width: int | None) -> tuple[int, int]:
     """Return the size in pixels to which the first picture, and with it all, come."""
     for side_name, side in (("height", height), ("width", width)):
         if side is not None and (side < factor or side % factor):
@@ -277,18 +215,18 @@ def _target(items: list[_Item], name: str, factor: int, height: int | None, widt
     own_height, own_width = _own_size(items[0])
     size = (height or own_height - own_height % factor, width or own_width - own_width % factor)
     if 0 in size:
-        raise ValueError(f"The {name} is {own_height}x{own_width} pixels; expected at least {factor} a side.")
+        raise ValueError(f"The {name} is {own_height}x{own_width} pixels; expected at least {factor} per side.")
     return size
 
 
-def _own_size(item: _Item) -> tuple[int, int]:
+def _own_size(item: Item) -> tuple[int, int]:
     """Return height and width in pixels."""
     if isinstance(item, PIL.Image.Image):
         return item.height, item.width
     return item.shape[2], item.shape[3]
 
 
-def _to_size(items: list[_Item], processor: VaeImageProcessor, name: str, size: tuple[int, int]) -> torch.Tensor:
+def _to_size(items: list[Item], processor: VaeImageProcessor, name: str, size: tuple[int, int]) -> torch.Tensor:
     """Bring pictures to one size as the published pipeline does, in 0..1: (N, C, H, W)."""
     try:
         return torch.cat([_unit(processor.resize(item, *size)) for item in items])

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl import StableDiffusionXLPipelineOutput
     from torch import Tensor
 
-    from brushnet.conditioning import Generators, Pictures
+    from brushnet.conditioning import Generators
+    from brushnet.pictures import Pictures
 
 __all__ = ["StableDiffusionXLBrushNetPipeline"]
 

@@ -11,16 +11,18 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from brushnet.checks import check_fit, check_scale, one_number, whole_number
-from brushnet.conditioning import draw_noise, encode_conditioning, picture_size, split_pictures
+from brushnet.conditioning import draw_noise, encode_conditioning, picture_size
 from brushnet.guidance import Guide, Window
 from brushnet.model import BrushNetModel
+from brushnet.pictures import split_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from diffusers import DiffusionPipeline
 
-    from brushnet.conditioning import Generators, Pictures
+    from brushnet.conditioning import Generators
+    from brushnet.pictures import Pictures
 
 __all__ = ["BranchOptions", "BrushNetPipelineMixin"]
 
