@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from diffusers.models.activations import ACT2CLS
@@ -25,6 +25,7 @@ __all__ = [
     "check_fit",
     "check_keys",
     "check_scale",
+    "check_texts",
     "check_weights",
     "not_ours",
     "one_number",
@@ -226,32 +227,54 @@ def check_scale(scale: object) -> None:
     Raises:
         TypeError: it is not.
     """
-    if not isinstance(scale, Real) or not math.isfinite(scale):
+    if not _is_real(scale) or not math.isfinite(cast("float", scale)):
         raise TypeError(f"conditioning_scale must be one finite number; got {scale!r}.")
 
 
 def one_number(name: str, value: object) -> float:
-    """Return a number, or the one in a list of one, which the published pipelines take too.
+    """Return a finite number, or the one in a list of one, which the published pipelines take too.
 
     Raises:
         TypeError: anything else.
+        ValueError: NaN or infinity.
     """
     number = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
-    if not isinstance(number, Real):
+    if not _is_real(number):
         raise TypeError(f"Got {name}={value!r}; expected one number.")
-    return float(number)
+    if not math.isfinite(cast("float", number)):
+        raise ValueError(f"Got {name}={value!r}; expected a finite number.")
+    return float(cast("float", number))
 
 
-def whole_number(name: str, value: object) -> int:
-    """Return a whole number from 1 on.
+def whole_number(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """Return a whole number in a range.
 
     Raises:
         TypeError: not a whole number.
-        ValueError: below 1.
+        ValueError: out of range.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"Got {name}={value!r}; expected a whole number.")
     number = int(value)
-    if number < 1:
-        raise ValueError(f"Got {name}={number}; expected at least 1.")
+    if number < least:
+        raise ValueError(f"Got {name}={number}; expected at least {least}.")
+    if most is not None and number > most:
+        raise ValueError(f"Got {name}={number}; expected at most {most}.")
     return number
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_texts(name: str, texts: object) -> None:
+    """Refuse what is neither a text nor a list of texts.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(texts, str | list):
+        raise TypeError(f"{name} is a {type(texts).__name__}; expected a text or a list of texts.")
+    for text in texts if isinstance(texts, list) else ():
+        if not isinstance(text, str):
+            raise TypeError(f"{name} holds a {type(text).__name__}; expected a text or a list of texts.")

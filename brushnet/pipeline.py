@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
 # diffusers resolves the annotations of __init__ at run time, so its names are imported for good.
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from brushnet.model import BrushNetModel
-from brushnet.preparation import BranchOptions, BrushNetPipelineMixin
+from brushnet.preparation import BranchOptions, BrushNetPipelineMixin, refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,6 +129,7 @@ class StableDiffusionBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionPipe
         sample_posterior: bool = False,
         guidance_rescale: float = 0.0,
         sigmas: list[float] | None = None,
+        **unknown: Any,
     ) -> StableDiffusionPipelineOutput | tuple[Any, ...]:
         """Repaint the holes of pictures.
 
@@ -142,7 +144,7 @@ class StableDiffusionBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionPipe
                 channels, or bool arrays; one, or one for each prompt.
             height: pixels, divisible by the VAE's factor (8); None takes the picture's, rounded down.
             width: likewise.
-            num_inference_steps: denoising steps.
+            num_inference_steps: denoising steps, 1 up to the scheduler's ``num_train_timesteps`` (1000).
             timesteps: own descending timesteps.
             guidance_scale: weight of classifier-free guidance; up to 1 means none.
             negative_prompt: what the picture must not show.
@@ -173,6 +175,7 @@ class StableDiffusionBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionPipe
                 initial noise) instead of taking its mode.
             guidance_rescale: rescaling of the guided prediction.
             sigmas: own sigmas.
+            **unknown: refused; the message says which argument is meant.
 
         Returns:
             ``StableDiffusionPipelineOutput`` (``images``, ``nsfw_content_detected``), or its tuple.
@@ -181,6 +184,7 @@ class StableDiffusionBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionPipe
             TypeError: an unknown argument, or a prompt, picture, scale or window of no known type.
             ValueError: numbers, sizes or values that do not fit; the message says which and what to do.
         """
+        refuse_unknown(unknown, inspect.signature(self.__call__).parameters)
         stock = {
             "prompt": prompt,
             "num_inference_steps": num_inference_steps,

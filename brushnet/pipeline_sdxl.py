@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
 # diffusers resolves the annotations of __init__ at run time, so its names are imported for good.
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from brushnet.model import BrushNetModel
-from brushnet.preparation import BranchOptions, BrushNetPipelineMixin
+from brushnet.preparation import BranchOptions, BrushNetPipelineMixin, refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,6 +134,7 @@ class StableDiffusionXLBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionXL
         guidance_rescale: float = 0.0,
         timesteps: list[int] | None = None,
         sigmas: list[float] | None = None,
+        **unknown: Any,
     ) -> StableDiffusionXLPipelineOutput | tuple[Any, ...]:
         """Repaint the holes of pictures.
 
@@ -145,7 +147,7 @@ class StableDiffusionXLBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionXL
             mask: the hole, **white = repaint**; one, or one for each prompt.
             height: pixels, divisible by the VAE's factor (8); None takes the picture's, rounded down.
             width: likewise.
-            num_inference_steps: denoising steps.
+            num_inference_steps: denoising steps, 1 up to the scheduler's ``num_train_timesteps`` (1000).
             denoising_end: share of the schedule after which to stop; ``control_guidance_*`` still count on all of it.
             guidance_scale: weight of classifier-free guidance; up to 1 means none.
             negative_prompt: what the picture must not show.
@@ -183,6 +185,7 @@ class StableDiffusionXLBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionXL
             guidance_rescale: rescaling of the guided prediction.
             timesteps: own descending timesteps.
             sigmas: own sigmas.
+            **unknown: refused; the message says which argument is meant.
 
         Returns:
             ``StableDiffusionXLPipelineOutput`` (``images``), or its tuple.
@@ -191,6 +194,7 @@ class StableDiffusionXLBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionXL
             TypeError: an unknown argument, or a prompt, picture, scale or window of no known type.
             ValueError: numbers, sizes or values that do not fit; the message says which and what to do.
         """
+        refuse_unknown(unknown, inspect.signature(self.__call__).parameters)
         stock = {
             "prompt": prompt,
             "prompt_2": prompt_2,

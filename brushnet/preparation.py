@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -10,25 +11,37 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
-from brushnet.checks import check_fit, check_scale, one_number, whole_number
+from brushnet.checks import check_fit, check_scale, check_texts, one_number, whole_number
 from brushnet.conditioning import draw_noise, encode_conditioning, picture_size
 from brushnet.guidance import Guide, Window
 from brushnet.model import BrushNetModel
 from brushnet.pictures import split_pictures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from diffusers import DiffusionPipeline
 
     from brushnet.conditioning import Generators
     from brushnet.pictures import Pictures
 
-__all__ = ["BranchOptions", "BrushNetPipelineMixin"]
+__all__ = ["BranchOptions", "BrushNetPipelineMixin", "refuse_unknown"]
 
 # How the published fork's model_index.json names the branch. Ours says the same, so that the fork loads it too.
 PUBLISHED_COMPONENT = ("diffusers", "BrushNetModel")
+# The libraries of a pipeline's parts; stable_diffusion is diffusers' own name for its safety checker's.
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", BrushNetModel.__module__, None)
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# What other inpainting pipelines of diffusers call these arguments.
+OTHER_NAMES = {
+    "mask_image": "mask",
+    "masks": "mask",
+    "init_image": "image",
+    "control_image": "image",
+    "images": "image",
+    "conditioning_scale": "brushnet_conditioning_scale",
+    "controlnet_conditioning_scale": "brushnet_conditioning_scale",
+}
 
 
 @dataclass(frozen=True)
@@ -84,11 +97,23 @@ class BrushNetPipelineMixin:
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load ``model_index.json`` as the stock class does, and find the branch where it lives: not in diffusers."""
+        """Load ``model_index.json`` as the stock class does, and find the branch where it lives: not in diffusers.
+
+        Raises:
+            ValueError: it names a library that no such pipeline has parts of: what a file names is not imported.
+        """
         loaded = super().load_config(*args, **kwargs)  # type: ignore[misc]
         config = loaded[0] if isinstance(loaded, tuple) else loaded
-        if list(config.get("brushnet") or ()) == list(PUBLISHED_COMPONENT):
+        if config.get("brushnet") in (list(PUBLISHED_COMPONENT), PUBLISHED_COMPONENT):
             config["brushnet"] = [BrushNetModel.__module__, BrushNetModel.__name__]
+        for name, part in config.items():
+            if isinstance(part, list | tuple) and len(part) == 2 and not name.startswith("_"):
+                library = part[0]
+                if library not in LIBRARIES:
+                    raise ValueError(
+                        f"model_index.json takes {name} from {library!r}, which is not imported; expected one of "
+                        f"{', '.join(map(str, LIBRARIES))}. Load that part yourself and pass it as {name}=…."
+                    )
         return loaded
 
     def _inpaint(self: Any, stock_call: Callable[..., Any], stock: dict[str, Any], branch: BranchOptions) -> Any:
@@ -101,7 +126,11 @@ class BrushNetPipelineMixin:
         """
         self._check_parts(stock, branch)
         _check_choices(stock["output_type"], stock.get("denoising_end"))
+        _check_numbers(stock, self.scheduler.config.get("num_train_timesteps"))
         prompts = count_prompts(stock["prompt"], stock["prompt_embeds"])
+        for name in ("prompt_2", "negative_prompt", "negative_prompt_2"):
+            if stock.get(name) is not None:
+                check_texts(name, stock[name])
         guided = stock["guidance_scale"] > 1 and self.unet.config.time_cond_proj_dim is None
         self._check_text(stock, guided)
         check_scale(branch.scale)
@@ -111,11 +140,7 @@ class BrushNetPipelineMixin:
                 whole_number(side, getattr(branch, side))
         start = one_number("control_guidance_start", branch.start)
         window = Window(start, one_number("control_guidance_end", branch.end))
-        generator = branch.generator
-        if generator is None:
-            generator = fresh_generator()
-        elif not isinstance(generator, torch.Generator):
-            generator = list(generator)
+        generator = _generators(branch.generator)
         branch = replace(branch, generator=generator)
 
         batch = prompts * images
@@ -182,6 +207,35 @@ def _unguided_callback(stock: dict[str, Any], guide: Guide) -> dict[str, Any]:
     return {"callback_on_step_end": unguided, "callback_on_step_end_tensor_inputs": names}
 
 
+def refuse_unknown(unknown: Collection[str], known: Collection[str]) -> None:
+    """Refuse arguments that a call does not have, and name the one that was meant.
+
+    Raises:
+        TypeError: there are any.
+    """
+    for name in unknown:
+        close = [OTHER_NAMES[name]] if name in OTHER_NAMES else get_close_matches(name, set(known) - {"unknown"}, 1)
+        hint = f"; is {close[0]}= meant?" if close else "."
+        raise TypeError(f"A BrushNet pipeline has no argument {name!r}{hint}")
+
+
+def _check_numbers(stock: dict[str, Any], train_timesteps: int | None) -> None:
+    """Refuse numbers that the stock pipelines take in silence, or with an exception that says nothing.
+
+    Raises:
+        TypeError: not a number of the right kind.
+        ValueError: out of range, NaN or infinity.
+    """
+    if stock["timesteps"] is None and stock["sigmas"] is None:
+        whole_number("num_inference_steps", stock["num_inference_steps"], most=train_timesteps)
+    for name in ("guidance_scale", "eta", "guidance_rescale"):
+        if isinstance(stock[name], list | tuple):
+            raise TypeError(f"Got {name}={stock[name]!r}; expected one number.")
+        one_number(name, stock[name])
+    if stock["clip_skip"] is not None:
+        whole_number("clip_skip", stock["clip_skip"], least=0)
+
+
 def _check_choices(output_type: object, denoising_end: object) -> None:
     """Refuse values that the stock pipelines pass over in silence, as if another had been asked for.
 
@@ -230,20 +284,31 @@ def count_prompts(prompt: str | Sequence[str] | None, prompt_embeds: Tensor | No
         raise ValueError(f"Got {got} of prompt and prompt_embeds; pass exactly one of them.")
     if prompt_embeds is not None:
         return len(prompt_embeds)
+    check_texts("prompt", prompt)
     if isinstance(prompt, str):
         return 1
-    if not isinstance(prompt, list):
-        raise TypeError(f"prompt is a {type(prompt).__name__}; expected a text or a list of texts.")
     if not prompt:
         raise ValueError("Got an empty list of prompts; pass at least one.")
     return len(prompt)
 
 
-def fresh_generator() -> torch.Generator:
-    """Return a CPU generator seeded by the operating system, so that torch's global generator is left alone."""
-    generator = torch.Generator("cpu")
-    generator.seed()
-    return generator
+def _generators(given: Generators | None) -> Generators:
+    """Return the generator, or a list of them; None gets a fresh CPU one, so that torch's global one is left alone.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if given is None:
+        generator = torch.Generator("cpu")
+        generator.seed()
+        return generator
+    if isinstance(given, torch.Generator):
+        return given
+    if isinstance(given, list | tuple) and all(isinstance(one, torch.Generator) for one in given):
+        return list(given)
+    raise TypeError(
+        f"generator is {given!r:.80}; expected a torch.Generator or a list of them: torch.Generator().manual_seed(0)."
+    )
 
 
 def prepare(pipe: DiffusionPipeline, branch: BranchOptions, prompts: int, batch: int, guided: bool) -> Inputs:

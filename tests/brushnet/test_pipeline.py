@@ -318,6 +318,29 @@ def test_a_vae_of_factor_4_sets_the_sizes(call):
         run(pipe, call, height=18, width=12)
 
 
+def test_steps_that_are_given_one_by_one_need_no_number(pipe, call):
+    ours = run(pipe, call, timesteps=None, num_inference_steps=1)
+    assert torch.isfinite(ours).all()
+    pipe.scheduler = diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear")
+    assert torch.isfinite(run(pipe, call, timesteps=[900, 500, 100], num_inference_steps=None)).all()
+
+
+def test_a_model_index_does_not_say_what_is_imported(tmp_path, monkeypatch, pipe):
+    pipe.save_pretrained(tmp_path / "pipe")
+    index = tmp_path / "pipe" / "model_index.json"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil_part.py").write_text("raise SystemExit('imported')")
+    saved = json.loads(index.read_text())
+    for library in ("evil_part", "os", "subprocess", "", 3, {"a": 1}):
+        index.write_text(json.dumps(saved | {"scheduler": [library, "DDIMScheduler"]}))
+        with pytest.raises(
+            ValueError, match=r"takes scheduler from .* not imported; expected one of diffusers"
+        ):
+            StableDiffusionBrushNetPipeline.from_pretrained(tmp_path / "pipe")
+    index.write_text(json.dumps(saved))
+    StableDiffusionBrushNetPipeline.from_pretrained(tmp_path / "pipe")
+
+
 def test_save_and_load_round_trip(tmp_path, pipe, call):
     expected = run(pipe, call, **TEXT)
     pipe.save_pretrained(tmp_path)
@@ -434,6 +457,38 @@ COND = torch.zeros(1, 5, 4, 4)
         ({"height": 32.0}, TypeError, "height=32.0; expected a whole number"),
         ({"output_type": "PIL"}, ValueError, "output_type='PIL'; expected one of pil, np, pt, latent"),
         ({"conditioning_latents": COND * float("nan")}, ValueError, "residuals hold NaN"),
+        ({"num_inference_steps": 0}, ValueError, "num_inference_steps=0; expected at least 1"),
+        ({"num_inference_steps": -1}, ValueError, "num_inference_steps=-1; expected at least 1"),
+        ({"num_inference_steps": 1001}, ValueError, "num_inference_steps=1001; expected at most 1000"),
+        ({"num_inference_steps": 10**30}, ValueError, "expected at most 1000"),
+        ({"num_inference_steps": 1.5}, TypeError, "num_inference_steps=1.5; expected a whole number"),
+        ({"num_inference_steps": 2.0}, TypeError, "num_inference_steps=2.0; expected a whole number"),
+        ({"num_inference_steps": True}, TypeError, "num_inference_steps=True; expected a whole number"),
+        ({"num_inference_steps": "5"}, TypeError, "num_inference_steps='5'"),
+        ({"num_inference_steps": None}, TypeError, "num_inference_steps=None"),
+        ({"guidance_scale": float("nan")}, ValueError, "guidance_scale=nan; expected a finite number"),
+        ({"guidance_scale": "7"}, TypeError, "guidance_scale='7'; expected one number"),
+        ({"guidance_scale": [7.5]}, TypeError, r"guidance_scale=\[7.5\]; expected one number"),
+        ({"guidance_scale": None}, TypeError, "guidance_scale=None"),
+        ({"eta": float("inf")}, ValueError, "eta=inf"),
+        ({"guidance_rescale": "x"}, TypeError, "guidance_rescale='x'"),
+        ({"clip_skip": -1}, ValueError, "clip_skip=-1; expected at least 0"),
+        ({"clip_skip": 1.0}, TypeError, "clip_skip=1.0"),
+        ({"brushnet_conditioning_scale": True}, TypeError, "conditioning_scale must be one finite number; got True"),
+        ({"control_guidance_end": True}, TypeError, "end=True"),
+        ({"num_images_per_prompt": True}, TypeError, "num_images_per_prompt=True"),
+        ({"generator": 5}, TypeError, r"generator is 5; expected a torch.Generator .*manual_seed\(0\)"),
+        ({"generator": [5]}, TypeError, r"generator is \[5\]"),
+        ({"prompt_embeds": None, "prompt": [None]}, TypeError, "prompt holds a NoneType"),
+        ({"prompt_embeds": None, "prompt": ("a",)}, TypeError, "prompt is a tuple"),
+        ({"prompt_embeds": None, "prompt": b"a"}, TypeError, "prompt is a bytes"),
+        ({"negative_prompt_embeds": None, "negative_prompt": [3]}, TypeError, "negative_prompt holds a int"),
+        ({"mask": np.ones((64, 64), bool)}, ValueError, "mask is 64x64 pixels and its image 32x32"),
+        ({"mask_image": make_picture()[1]}, TypeError, "no argument 'mask_image'; is mask= meant"),
+        ({"init_image": make_picture()[0]}, TypeError, "no argument 'init_image'; is image= meant"),
+        ({"controlnet_conditioning_scale": 1.0}, TypeError, "is brushnet_conditioning_scale= meant"),
+        ({"num_inference_step": 5}, TypeError, "is num_inference_steps= meant"),
+        ({"strength_of_nothing": 1}, TypeError, "no argument 'strength_of_nothing'."),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(pipe, call, change, error, words):
