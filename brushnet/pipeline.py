@@ -48,6 +48,12 @@ class StableDiffusionBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionPipe
 
         pipe = StableDiffusionBrushNetPipeline.from_pretrained(base, brushnet=BrushNetModel.from_pretrained(branch))
 
+    or a base model in one file, in the original layout::
+
+        pipe = StableDiffusionBrushNetPipeline.from_single_file("model.safetensors", brushnet=branch)
+
+    Threads may share the parts if each has a pipeline and a scheduler of its own.
+
     Source: TencentARC/BrushNet 0f9d9e5, ``pipeline_brushnet.py``. Here the pipeline itself blacks out the hole, the
     VAE's posterior is taken at its mode and not drawn from torch's global generator, and the branch runs once a step.
     """

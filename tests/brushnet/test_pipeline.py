@@ -333,9 +333,7 @@ def test_a_model_index_does_not_say_what_is_imported(tmp_path, monkeypatch, pipe
     saved = json.loads(index.read_text())
     for library in ("evil_part", "os", "subprocess", "", 3, {"a": 1}):
         index.write_text(json.dumps(saved | {"scheduler": [library, "DDIMScheduler"]}))
-        with pytest.raises(
-            ValueError, match=r"takes scheduler from .* not imported; expected one of diffusers"
-        ):
+        with pytest.raises(ValueError, match=r"takes scheduler from .* not imported; expected one of diffusers"):
             StableDiffusionBrushNetPipeline.from_pretrained(tmp_path / "pipe")
     index.write_text(json.dumps(saved))
     StableDiffusionBrushNetPipeline.from_pretrained(tmp_path / "pipe")
