@@ -275,7 +275,9 @@ def world_of_module(module: str, name: str, folder: Path | None = None) -> Abstr
     """Return the world of a module by its name; ``folder`` counts when it is first asked for."""
     if module.partition(".")[0] in OWN_PACKAGES:
         return nullcontext()
-    return WORLDS.setdefault(module, World(name, folder))
+    world = WORLDS.setdefault(module, World(name, folder))
+    world.name = name  # a module may hold several classes
+    return world
 
 
 def _refuse_exit(leave: Callable[[int], Any]) -> Callable[[int], None]:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from brushbench.store import PictureRow
 
-__all__ = ["Outcome", "common_reasons"]
+__all__ = ["UNUSABLE", "Outcome", "common_reasons"]
+
+UNUSABLE = "the record cannot be used: "  # begins the reason of a sample that could not be read
 
 SHOWN = 5  # ids that are named
 REASONS = 3  # reasons that are named
@@ -37,6 +39,11 @@ class Outcome:
     def lost(self) -> list[PictureRow]:
         """Rows of failed and missing pictures."""
         return [row for row in self.rows if row.state in ("failed", "missing")]
+
+    @property
+    def unusable(self) -> list[PictureRow]:
+        """Rows of samples whose record could not be used: the method was not asked."""
+        return [row for row in self.lost if row.reason.startswith(UNUSABLE)]
 
     def is_complete(self, max_failed: int, others: bool = False) -> bool:
         """Whether every picture is made, but for a number that may have failed, and what ``others`` may be making."""

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_complete", "check_output", "print_table", "say", "say_unavailable", "show_runs"]
 
+BAD_RECORDS = (
+    "Records that cannot be used: repair them (`brushbench data check` lists them all) or leave them out with "
+    "--skip-bad, and begin a new run with another --out or --name."
+)
 debug = False  # set by --debug: show tracebacks
 
 
@@ -83,7 +87,11 @@ def check_complete(runs: list[Run], max_failed: int, others: bool = False, remed
             whose = "by the other shards" if others else "the same command continues"
             say(f"{run.config.name}: {outcome.left} images are still to be generated, {whose}.")
         if outcome.lost:
-            say(f"{run.config.name}: {outcome.in_words()} {remedy}".rstrip())
+            say(f"{run.config.name}: {outcome.in_words()}")
+            if remedy and len(outcome.lost) > len(outcome.unusable):
+                say(remedy)
+            if outcome.unusable:
+                say(BAD_RECORDS)
             _say_tracebacks(run)
         incomplete |= not outcome.is_complete(max_failed, others)
     if incomplete:

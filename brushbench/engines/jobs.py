@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from brushbench import progress
-from brushbench.errors import BrushbenchError
+from brushbench.errors import BrushbenchError, RunError
 
 __all__ = ["share"]
 
@@ -30,6 +31,7 @@ def share(work: Callable[[str], T], count: int, elsewhere: Callable[[str], objec
 
     Raises:
         BrushbenchError: another process failed; it has said why.
+        RunError: another process left its part incomplete.
     """
     import torch
 
@@ -49,7 +51,8 @@ def share(work: Callable[[str], T], count: int, elsewhere: Callable[[str], objec
             process.join()
     failed = [i for i, process in enumerate(others, start=2) if process.exitcode]
     if failed:
-        raise BrushbenchError(
+        incomplete = all(process.exitcode in (0, RunError.exit_code) for process in others)
+        raise (RunError if incomplete else BrushbenchError)(
             f"Of {count} processes these failed: {', '.join(map(str, failed))}. What is made is kept; the same command "
             "continues."
         )
@@ -62,7 +65,8 @@ def _join(work: Callable[[str], object], index: int, count: int, threads: int) -
     try:
         work(f"{index}/{count}")
     except BrushbenchError as error:
-        raise SystemExit(f"process {index} of {count}: error: {error}") from None
+        print(f"process {index} of {count}: error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        raise SystemExit(error.exit_code) from None
 
 
 def _settle(place: int, threads: int) -> None:

@@ -14,7 +14,7 @@ from brushbench.errors import BadRecordError, RunError, UnusableError, printable
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.evaluation.sources import NoPicture, Source
 from brushbench.isolation import world_of
-from brushbench.outcome import common_reasons
+from brushbench.outcome import UNUSABLE, common_reasons
 from brushbench.progress import track
 from brushbench.store import PictureRow, RunFolder, State, pixel_sha256
 from brushbench.types import JSON, Benchmark, Picture, Sample, sample_seed
@@ -141,7 +141,7 @@ def _read(benchmark: Benchmark, index: int) -> Sample | NoPicture:
         with world_of(type(benchmark)):
             return benchmark[index]
     except (BadRecordError, UnusableError) as error:
-        return NoPicture("failed", printable(f"the record cannot be used: {error.problem}"))
+        return NoPicture("failed", printable(UNUSABLE + error.problem))
     except Exception as error:  # a plug-in's loader may raise anything
         return NoPicture.of(error)
 

@@ -233,10 +233,10 @@ def _counted(results: Any, count: int) -> list[Any]:
         ValueError: too few, too many, or one buffer for several.
     """
     if isinstance(results, Mapping | str | bytes) or not isinstance(results, Iterable):
-        raise TypeError(f"the method returned {_in_words(results)}, expected a list of {count} pictures")
+        raise TypeError(f"the method returned {_in_words(results)}, expected a list with one picture per request")
     listed = list(results)
     if len(listed) != count:
-        raise ValueError(f"the method returned {len(listed)} pictures for {count} requests")
+        raise ValueError(f"the method returned {len(listed)} pictures, expected {count}")
     buffers = [one.__array_interface__["data"][0] for one in listed if isinstance(one, np.ndarray) and one.size]
     if len(set(buffers)) < len(buffers):
         raise ValueError("the method returned one buffer for several pictures")

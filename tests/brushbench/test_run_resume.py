@@ -104,7 +104,7 @@ def test_a_job_that_fails_says_why_and_keeps_what_is_made(data: Path, whole: dic
         failed = subprocess.run(
             command(data, tmp_path, "--jobs", "2"), env=environment(), capture_output=True, text=True
         )
-    assert failed.returncode == 5
+    assert failed.returncode == 3
     assert "process 2 of 2: error: " in failed.stderr
     assert "Of 2 processes these failed: 2." in failed.stderr
     run(data, tmp_path, "--jobs", "2")

@@ -180,10 +180,10 @@ def test_lists_generators_stacks_and_pil_are_taken(answer: Callable[..., Any]) -
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (lambda r: None, "returned None, expected a list of 1 pictures"),
+        (lambda r: None, "returned None, expected a list with one"),
         (lambda r: {"a": r[0].image}, "returned a dict, expected a list"),
-        (lambda r: [], "returned 0 pictures for 1 requests"),
-        (lambda r: [r[0].image, r[0].image], "returned 2 pictures for 1 requests"),
+        (lambda r: [], "returned 0 pictures, expected 1"),
+        (lambda r: [r[0].image, r[0].image], "returned 2 pictures, expected 1"),
         (lambda r: [r[0].image / 255], "returned float64 (50, 70, 3), expected uint8 (50, 70, 3)"),
         (lambda r: [r[0].image[:-1]], "returned uint8 (49, 70, 3), expected uint8 (50, 70, 3)"),
         (lambda r: [Image.fromarray(r[0].image).convert("RGBA")], "returned a PIL picture of mode RGBA, 50 x 70"),
@@ -217,7 +217,7 @@ def test_a_short_answer_is_asked_for_again_one_by_one() -> None:
         Answering(lambda requests: [r.image for r in requests if r.id != "bb"]), make_sample("a"), make_sample("bb")
     )
     assert answers[0].shape == (50, 70, 3)
-    assert answers[1].reason == "ValueError: the method returned 0 pictures for 1 requests"
+    assert answers[1].reason == "ValueError: the method returned 0 pictures, expected 1"
 
 
 def test_one_buffer_for_all_pictures_does_not_make_them_all_the_last_one() -> None:
