@@ -10,15 +10,17 @@ import numpy as np
 
 from baselines.credits import CREDITS, embedded_hash
 from brushbench import registry
-from brushbench.errors import BrushbenchError, UnknownNameError
+from brushbench.errors import BrushbenchError, UnknownNameError, UsageError
 from brushbench.metrics.plugins import metric_class
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from PIL import Image
 
     from brushbench.types import Benchmark
 
-__all__ = ["checkup", "inventory", "preview"]
+__all__ = ["all_methods", "checkup", "inventory", "preview"]
 
 KINDS: dict[str, registry.Kind] = {"models": "model", "metrics": "metric", "benchmarks": "benchmark"}
 
@@ -44,6 +46,29 @@ def inventory(kind: str) -> tuple[list[str], list[list[str]]]:
     return header, [
         [name, _first_sentence(cls), ", ".join(registry.option_names(cls)) or "–"] for name, cls in classes.items()
     ]
+
+
+def all_methods(preset: str | None, context: Mapping[str, Any]) -> tuple[list[registry.Spec], dict[str, str]]:
+    """Return every method that can run here, and why the others cannot: each is loaded once and let go.
+
+    Methods whose published model is named by an option (``model``) would download many gigabytes; they run when
+    they are named.
+
+    Args:
+        preset: the weights of those that take a preset; None: their own default.
+        context: ``device`` and ``dtype``.
+    """
+    specs, reasons = [], {}
+    for name in registry.names("model"):
+        try:
+            spec = registry.with_preset(registry.Spec(name, {}), preset)
+            if "model" in registry.option_names(registry.resolve("model", name)):
+                raise UsageError(f"it runs when it is named: --model {name},model=FOLDER.")
+            registry.build("model", spec, context)
+            specs.append(spec)
+        except BrushbenchError as error:
+            reasons[name] = str(error)
+    return specs, reasons
 
 
 def _model_row(name: str) -> list[str]:

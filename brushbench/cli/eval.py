@@ -97,11 +97,11 @@ def _run_methods(
     from brushbench.engines.jobs import share
     from brushbench.engines.shard import Shard
     from brushbench.evaluation import Scoring, Session, choose_columns, configure
-    from brushbench.registry import parse_spec, with_preset
+    from brushbench.registry import with_preset
 
     if run.shard and run.jobs > 1:
         raise UsageError("--jobs cuts the work into shards itself. Leave --shard out, or start each shard alone.")
-    asked = [parse_spec(text) for text in method.model]
+    asked = _asked(method, machine)
     labels = _labels(asked, method.name)
     choose_columns(scoring.metrics)  # unknown names fail before anything is loaded
     specs = [with_preset(spec, method.preset) for spec in asked]
@@ -124,6 +124,21 @@ def _run_methods(
         return work(benchmark=benchmark)
     say(f"{run.jobs} processes share the work; the bars show the first one's part.")
     return share(partial(work, benchmark=benchmark), run.jobs, elsewhere=work)
+
+
+def _asked(method: MethodOptions, machine: MachineOptions) -> list[Spec]:
+    """Return the methods that --model names; ``all`` stands for everything that can run here, and says what cannot."""
+    from brushbench.registry import parse_spec
+
+    if method.model != ["all"]:
+        return [parse_spec(text) for text in method.model]
+    from brushbench.inventory import all_methods
+
+    specs, reasons = all_methods(method.preset, {"device": machine.device, "dtype": machine.dtype})
+    say(f"{len(specs)} methods can run here: {', '.join(spec.name for spec in specs)}.")
+    for name, reason in reasons.items():
+        say(f"Left out: {name}: {reason}")
+    return specs
 
 
 def _carry_out(

@@ -95,7 +95,9 @@ class MethodOptions:
     panel: ClassVar[str] = "Method"
     model: Annotated[
         list[str],
-        typer.Option("--model", "-m", help="Method with its options: NAME or NAME,option=value. Repeatable."),
+        typer.Option(
+            "--model", "-m", help="Method with its options: NAME or NAME,option=value. Repeatable. all: every one."
+        ),
     ]
     preset: Annotated[
         str | None, typer.Option("--preset", help="tiny, sd15, sdxl: weights of every --model that takes a preset.")
