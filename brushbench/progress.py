@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from brushbench.text import terminal
+
 __all__ = ["track"]
 
 T = TypeVar("T")
@@ -22,6 +24,7 @@ def track(items: Sequence[T], title: str, size: Callable[[T], int]) -> Iterable[
         title: what is done to them.
         size: how many pictures an item holds.
     """
+    title = terminal(title)  # a run's name, which may come from someone else
     total = sum(map(size, items))
     if not total:
         return
@@ -37,7 +40,7 @@ def _bar(items: Sequence[T], title: str, size: Callable[[T], int], total: int) -
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    title_column, rate_column = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
+    title_column, rate_column = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[rate]}")
     columns = [SpinnerColumn(), title_column, BarColumn(), MofNCompleteColumn(), rate_column, TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total, rate="")

@@ -10,6 +10,7 @@ import typer
 from brushbench.cli.console import check_output, say
 from brushbench.cli.options import DataOptions
 from brushbench.errors import BrushbenchError, EmptyBenchmarkError, UsageError
+from brushbench.text import message
 
 if TYPE_CHECKING:
     from brushbench.registry import Spec
@@ -29,11 +30,11 @@ def check(bench: Annotated[str, typer.Argument()], data: Data = None) -> None:
         benchmark = load(bench, DataOptions(data=data, skip_bad=True), quiet=True)
     except EmptyBenchmarkError as error:
         for record, reason in error.skipped:
-            typer.echo(f"bad: {record}: {reason}")
+            typer.echo(message(f"bad: {record}: {reason}"))
         raise
     lines, bad = survey(benchmark)
     for line in lines:
-        typer.echo(line)
+        typer.echo(message(line))
     if bad:
         raise typer.Exit(BrushbenchError.exit_code)
 
