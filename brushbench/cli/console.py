@@ -66,6 +66,8 @@ def show_runs(runs: list[Run], table: TableOptions) -> None:
     for run in runs:
         counts = run.pictures()
         say(f"{run.config.name}: {', '.join(f'{n} {state}' for state, n in counts.items() if n)}; run in {run.path}")
+        if run.config.negative_prompt and not run.header.capabilities.negative_prompt:
+            say(f"{run.config.name} reads no negative prompt: it was not passed.")
 
 
 def check_complete(runs: list[Run], max_failed: int, others: bool = False, remedy: str = "") -> None:

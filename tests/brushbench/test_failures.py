@@ -107,8 +107,10 @@ def test_failed_images_give_exit_3_reasons_ids_and_the_way_to_make_them_again(
 
 def test_a_black_picture_of_a_black_reference_is_no_black_picture(method: str, bench: Path, tmp_path: Path) -> None:
     told = brushbench(
-        "generate", "--model", method, "--name", "m", "--bench", bench, "--out", tmp_path, broken="black", code=0
-    )
+        "generate", "--model", method, "--name", "m", "--bench", bench, "--out", tmp_path,
+        "--negative-prompt", "ugly", broken="black", code=0,
+    )  # fmt: skip
+    assert "m reads no negative prompt: it was not passed." in told
     assert "12 planned, 1 ok, 11 black" in told
     rows = [row for file in (tmp_path / "m" / "batches").iterdir() for row in json.loads(file.read_text())]
     assert [row["sample"] for row in rows if row["state"] == "ok"] == ["p04"]
