@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from brushbench.comparison import compare
     from brushbench.evaluation import evaluate, load_benchmark, load_inpainter, load_metric
     from brushbench.gating import gate
+    from brushbench.metrics.plugins import metric
     from brushbench.runs import Run
     from brushbench.types import Capabilities, InpaintRequest, Sample, Unscored
 
@@ -33,6 +34,7 @@ __all__ = [
     "load_benchmark",
     "load_inpainter",
     "load_metric",
+    "metric",
 ]
 __version__ = "0.1.0"
 
@@ -40,6 +42,7 @@ _HOMES = {
     "Run": "brushbench.runs",
     "compare": "brushbench.comparison",
     "gate": "brushbench.gating",
+    "metric": "brushbench.metrics.plugins",
     **dict.fromkeys(("Capabilities", "InpaintRequest", "Sample", "Unscored"), "brushbench.types"),
     **dict.fromkeys(("evaluate", "load_benchmark", "load_inpainter", "load_metric"), "brushbench.evaluation"),
 }

@@ -21,6 +21,7 @@ __all__ = [
     "Kind",
     "Spec",
     "build",
+    "find",
     "names",
     "option_names",
     "parse_spec",
@@ -151,6 +152,23 @@ def resolve(kind: Kind, name: str) -> type[Any]:
         UnknownNameError: nothing is registered under that name; the nearest match is named.
         UsageError: the module, file or class of a path does not exist.
     """
+    found = find(kind, name)
+    if not isinstance(found, type):
+        module_name = name.rpartition(":")[0]
+        raise UsageError(
+            f"{kind} {name!r}: {module_name} has no class {name.rpartition(':')[2]!r}. "
+            "Write module:Class or file.py:Class."
+        )
+    return found
+
+
+def find(kind: Kind, name: str) -> Any:
+    """Return what a name stands for, which need not be a class; ``None`` where its module has no such attribute.
+
+    Raises:
+        UnknownNameError: nothing is registered under that name; the nearest match is named.
+        UsageError: the module or file of a path does not exist.
+    """
     target = BUILTIN[kind].get(name)
     if target is None:
         installed = entry_points(group=GROUPS[kind], name=name)
@@ -162,12 +180,7 @@ def resolve(kind: Kind, name: str) -> type[Any]:
         raise UsageError(f"{kind} {name!r} names no class. Write module:Class or file.py:Class.")
     load = load_file if module_name.endswith(".py") else load_module
     module = load(module_name, f"{kind} {name!r}")
-    found = getattr(module, attribute, None)
-    if not isinstance(found, type):
-        raise UsageError(
-            f"{kind} {name!r}: {module_name} has no class {attribute!r}. Write module:Class or file.py:Class."
-        )
-    return found
+    return getattr(module, attribute, None)
 
 
 def option_names(cls: type[Any]) -> list[str]:

@@ -6,17 +6,17 @@ Imports no torch. A metric is constructed as ``Cls(protocol="standard")``, one w
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 from brushbench.devices import DTYPES, choose_device, choose_dtype
 from brushbench.errors import UnknownNameError, UnusableError, UsageError, WeightsError
 from brushbench.files import surrogate
-from brushbench.types import JSON, Metric, Picture, Sample, Score, Scored, Unscored, as_picture
+from brushbench.metrics.answers import as_score
+from brushbench.types import JSON, Hole, Metric, Picture, Sample, Score, Scored, Unscored, as_picture
 from brushbench.weights import Needs, WeightFile, resolve
 
 if TYPE_CHECKING:
@@ -73,22 +73,61 @@ class BaseMetric(Metric):
             "higher_is_better": self.higher_is_better,
         }
 
+    @overload
     def __call__(
         self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None = None
-    ) -> list[Score]:
-        """Score each picture against its sample.
+    ) -> list[Score]: ...
+    @overload
+    def __call__(
+        self,
+        pictures: Picture,
+        samples: Picture | None = None,
+        features: Features | None = None,
+        *,
+        hole: Hole | None = None,
+        prompt: str = "",
+    ) -> Score: ...
+    def __call__(
+        self,
+        pictures: Sequence[Picture] | Picture,
+        samples: Sequence[Sample] | Picture | None = None,
+        features: Features | None = None,
+        *,
+        hole: Hole | None = None,
+        prompt: str = "",
+    ) -> list[Score] | Score:
+        """Score each picture against its sample; or one array against another, ``metric(picture, reference, hole=…)``.
 
         Args:
-            pictures: uint8 (H, W, 3) RGB; sizes may differ within a call.
-            samples: one per picture, in the same order.
+            pictures: uint8 (H, W, 3) RGB each; sizes may differ within a call. Or one array (H, W, 3).
+            samples: one per picture, in the same order. Or the reference of the one array, uint8 (H, W, 3); ``None``
+                for metrics without a reference.
             features: shared with other metrics and earlier calls; without it the metric keeps its own.
+            hole: of the one array: bool (H, W), True = repaint, or 0 and 1, or 0 and 255; ``None``: nothing.
+            prompt: of the one array.
 
         Returns:
-            One float, ``Scored`` or ``Unscored`` per picture, in order.
+            One float, ``Scored`` or ``Unscored`` per picture, in order; of the one array its own.
 
         Raises:
             UsageError: the two lists differ in length, or hold no samples.
+            UnusableError: the reference or the hole of the one array is of another type or size.
         """
+        if isinstance(pictures, np.ndarray) and (samples is None or isinstance(samples, np.ndarray)):
+            reference = pictures if samples is None else samples
+            nothing = np.zeros(reference.shape[:2], dtype=bool)
+            sample = Sample("array", reference, nothing if hole is None else hole, prompt, "inside")
+            return self._score_all([pictures], [sample], features)[0]
+        lists = isinstance(pictures, list | tuple | np.ndarray) and isinstance(samples, list | tuple)
+        if not lists or hole is not None or prompt:
+            raise UsageError(
+                f"{self.name} takes lists of pictures and samples, or one picture, its reference, hole= and prompt=."
+            )
+        return self._score_all(list(pictures), list(samples or ()), features)
+
+    def _score_all(
+        self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None
+    ) -> list[Score]:
         if len(pictures) != len(samples):
             raise UsageError(
                 f"{self.name} got {len(pictures)} pictures and {len(samples)} samples, expected one sample per picture."
@@ -105,7 +144,7 @@ class BaseMetric(Metric):
         if good:
             computed = self._score([pictures[i] for i in good], [samples[i] for i in good], features)
             for i, score in zip(good, computed, strict=True):
-                scores[i] = _checked(score)
+                scores[i] = as_score(score)
         return scores
 
     def _fault(self, picture: Picture, sample: Sample) -> Unscored | None:
@@ -123,14 +162,6 @@ class BaseMetric(Metric):
         self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None
     ) -> Sequence[Score]:
         """Score pictures that passed the checks."""
-
-
-def _checked(score: Score) -> Score:
-    if isinstance(score, Unscored):
-        return score
-    if math.isnan(score):
-        return Unscored("the score is not a number")
-    return score if isinstance(score, Scored) else float(score)
 
 
 def with_remarks(values: Iterable[float], remarks: Iterable[str]) -> list[Score]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
@@ -13,9 +14,10 @@ from typing import get_args
 from brushbench import registry
 from brushbench.errors import BrushbenchError, UsageError, reason_of
 from brushbench.isolation import world_of
-from brushbench.types import Metric, Region
+from brushbench.metrics.base import BaseMetric
+from brushbench.types import Metric, Picture, Region, Sample
 
-__all__ = ["load_metric", "metric_class"]
+__all__ = ["load_metric", "metric", "metric_class"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")  # names a column, and a folder of the run
 
@@ -24,14 +26,22 @@ def metric_class(name: str) -> type[Metric]:
     """Return the class behind a metric's name; what a class of your own leaves out has the protocol's default.
 
     Args:
-        name: a registered name, ``module:Class`` or ``file.py:Class``.
+        name: a registered name, or ``module:NAME`` or ``file.py:NAME`` of a class, or of a function of a picture and
+            its sample (see :func:`metric`).
 
     Raises:
         UnknownNameError: no such metric.
-        UsageError: the module, file or class of a path does not exist, cannot be imported, or is no metric.
+        UsageError: the module, file or name of a path does not exist, cannot be imported, or is no metric.
     """
     with _failing(name, "imported"):
-        found = registry.resolve("metric", name)
+        found = registry.find("metric", name)
+    if isinstance(found, types.FunctionType):
+        return metric()(found)
+    if not isinstance(found, type):
+        module, _, attribute = name.rpartition(":")
+        raise UsageError(
+            f"metric {name!r}: {module} has no class and no function {attribute!r}. Write file.py:NAME or module:NAME."
+        )
     if Metric in found.__mro__:
         return found
     missing = [method for method in ("describe", "__call__") if not callable(vars_of(found).get(method))]
@@ -71,10 +81,54 @@ def load_metric(
     if weights is not None and "weights" not in known:
         raise UsageError(f"Metric {name!r} needs no weights. Leave weights= out.")
     with _failing(name, "constructed"), world_of(cls):
-        metric = cls(**{key: value for key, value in given.items() if key in known})
+        loaded = cls(**{key: value for key, value in given.items() if key in known})
     if f"{cls.__module__}:{cls.__qualname__}" not in registry.BUILTIN["metric"].values():
-        _check(metric, name, protocol)
-    return metric
+        _check(loaded, name, protocol)
+    return loaded
+
+
+def metric(
+    *, higher_is_better: bool = True, unit: str = "", region: Region = "whole", display: tuple[str, float] = ("", 1.0)
+) -> Callable[[Callable[[Picture, Sample], object]], type[BaseMetric]]:
+    """Make a metric of a function of one picture and its sample; the column has the function's name.
+
+    A plain function serves too, ``--metrics mine.py:redness``; this decorator says what differs from the defaults::
+
+        @brushbench.metric(higher_is_better=False, region="hole")
+        def redness(picture, sample):
+            return picture[sample.hole, 0].mean()
+
+    Args:
+        higher_is_better: direction.
+        unit: of a score.
+        region: which pixels it judges.
+        display: heading suffix and factor of tables.
+
+    Raises:
+        UsageError: the function is not of the form ``def NAME(picture, sample)``.
+    """
+
+    def wrap(function: Callable[[Picture, Sample], object]) -> type[BaseMetric]:
+        named = list(inspect.signature(function).parameters.values())
+        if [p.name for p in named[:2]] != ["picture", "sample"] or any(p.default is p.empty for p in named[2:]):
+            raise UsageError(
+                f"{function.__module__}:{function.__name__} is no metric: its parameters are "
+                f"({', '.join(p.name for p in named)}). Write def {function.__name__}(picture, sample)."
+            )
+
+        def score(
+            self: BaseMetric,  # noqa: ARG001
+            pictures: Sequence[Picture],
+            samples: Sequence[Sample],
+            features: object,  # noqa: ARG001
+        ) -> list[object]:
+            return [function(picture, sample) for picture, sample in zip(pictures, samples, strict=True)]
+
+        facts = {"higher_is_better": higher_is_better, "unit": unit, "region": region, "display": display}
+        body = {"__doc__": function.__doc__, "__module__": function.__module__, "_score": score, **facts}
+        return type(function.__name__, (BaseMetric,), {"name": function.__name__, **body})
+
+    return wrap
 
 
 def vars_of(cls: type) -> dict[str, object]:
