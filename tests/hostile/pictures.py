@@ -51,6 +51,10 @@ def socketed(path: Path) -> None:
     os.chdir(folder)
 
 
+SCORED = (
+    "text", "a PNG cut in half", "EPS under another name", "8,192 x 8,192 of zeros", "a named pipe", "a socket",
+    "a folder", "/dev/zero", "a link to nothing", "a link to itself",
+)  # fmt: skip
 NOT_DECODED = "cannot be decoded"
 WHOLE = {form: encoded(form) for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF")}
 # name: how the file is made, and what is said of it
@@ -151,7 +155,7 @@ def mask_of(pixels: np.ndarray, root: Path) -> list[str]:
 
 def text_bomb(root: Path) -> list[str]:
     info = PngImagePlugin.PngInfo()
-    info.add_text("workflow", "x" * 70_000_000, zip=True)
+    info.add_text("workflow", "x" * 8_000_000, zip=True)
     path = good_folder(root / "d") / "images" / "bad.png"
     path.write_bytes(encoded("PNG", pnginfo=info))
     return check(root)
@@ -165,11 +169,8 @@ def inpaint_alpha(root: Path, options: tuple[str, ...]) -> list[str]:
 CLEAR = np.dstack([PIXELS, np.where(PIXELS[:, :, 0] > 99, 255, 0).astype(np.uint8)])
 INPUTS = [
     *inputs(),
-    *(
-        Hostile(f"score --images: {name}", partial(scored, file=file), 3, "1 failed")
-        for name, (file, _) in FILES.items()
-    ),
-    Hostile("a PNG whose text is 70 MB", text_bomb, 0, "bad records: 0"),
+    *(Hostile(f"score --images: {name}", partial(scored, file=FILES[name][0]), 3, "1 failed") for name in SCORED),
+    Hostile("a PNG whose text is 8 MB", text_bomb, 0, "bad records: 0"),
     Hostile("a picture 1 pixel wide", one_wide, 5, "Record 'bad': the picture is 24 x 1 .*too small for a brush hole"),
     Hostile("a mask of another size", other_size, 5, "Record 'bad': the mask .* is 48 x 64, .*resize_masks=true"),
     Hostile("a mask of another size, as the message says", resized, 0, "2 ok"),
