@@ -156,8 +156,18 @@ def find_checkpoint(preset: str, kind: Masks, checkpoint: str | None = None) -> 
         holds=("config.json", "model_index.json"),
         patterns=("config.json", WEIGHTS),
         what=f"BrushNet checkpoint for {kind} masks",
-        advice=f"The authors' BrushNet checkpoints are at {PUBLISHED}; masks={other} does without this one.",
+        advice=_advice(preset, other),
     )
+
+
+def _advice(preset: str, other: str) -> str:
+    """Return where the authors' checkpoints are, which no hub mirrors for SDXL."""
+    if preset == "sdxl":
+        return (
+            f"Fetch the folders segmentation_mask_brushnet_ckpt_sdxl_v1 and random_mask_brushnet_ckpt_sdxl_v0 by hand "
+            f"from {PUBLISHED} into one folder, and pass that: it serves both kinds of masks."
+        )
+    return f"The authors' BrushNet checkpoints are at {PUBLISHED}; masks={other} does without this one."
 
 
 def _of_kind(checkpoint: str | None, kind: Masks) -> str | Path | None:

@@ -34,6 +34,7 @@ __all__ = [
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 EMBEDDED = "data/"
+TRAINED_HERE = ("sd-inpainting", "controlnet", "powerpaint")  # by ``brushbench train tiny``, beside BrushNet
 
 
 @dataclass(frozen=True)
@@ -208,12 +209,22 @@ def find_branch(
         if found.is_file() or any((found / file).is_file() for file in holds):
             return found
         reasons.append(f"{found} holds no {' or '.join(holds)}")
-    published = [f"https://huggingface.co/{place}" for place in PRESETS["sd15"].branches.get(name, ())]
     raise MissingWeightsError(
-        f"No {what or f'weights of {name}'} ({'; '.join(reasons) or f'the preset {preset} has none'}). "
-        f"Pass {option}=FOLDER or FILE{': published at ' + ' and '.join(published) if published else ''}. "
-        f"{advice}".rstrip()
+        f"No {what or f'weights of {name}'} ({'; '.join(reasons) or f'the preset {preset} has none on the hub'}). "
+        f"{_way_to(preset, name, option)} {advice}".rstrip()
     )
+
+
+def _way_to(preset: str, name: str, option: str) -> str:
+    """Return how to get the weights that a preset lacks. Those of another preset are of another size."""
+    urls = " and ".join(f"https://huggingface.co/{place}" for place in PRESETS["sd15"].branches.get(name, ()))
+    if preset == "sd15" and urls:
+        return f"Pass {option}=FOLDER or FILE: published at {urls}."
+    here = (
+        f": brushbench train tiny {name} trains them in a checkout" if preset == "tiny" and name in TRAINED_HERE else ""
+    )
+    published = f" The published ones go with preset=sd15: {urls}." if preset == "tiny" and urls else ""
+    return f"Pass {option}=FOLDER or FILE{here}.{published}"
 
 
 def _local(place: str, patterns: Sequence[str] = ()) -> Path:

@@ -193,7 +193,10 @@ def start_task(config: FitConfig, recipe: BrushNetRecipe) -> BrushNetTask:
         DataError: the data cannot be read.
     """
     _check(config, recipe)
-    folder = find_base(**_place_of(recipe.base))
+    try:
+        folder = find_base(**_place_of(recipe.base))
+    except MissingWeightsError as error:  # its advice names the option of a method
+        raise MissingWeightsError(str(error).replace("base=FOLDER", "--base FOLDER")) from None
     base = load_base(folder)
     if recipe.init_from is None:
         brushnet = BrushNetModel.from_unet(base.unet)
@@ -246,7 +249,11 @@ def _check(config: FitConfig, recipe: BrushNetRecipe) -> None:
 
 def _place_of(base: str) -> dict[str, str]:
     """Return the arguments of :func:`baselines.presets.find_base` for a preset, a folder or a hub id."""
-    return {"base": base} if base not in PRESETS and ("/" in base or Path(base).exists()) else {"preset": base}
+    if base in PRESETS:
+        return {"preset": base}
+    if "/" not in base and not Path(base).exists():
+        raise UnknownNameError("base", base, [*PRESETS, "a folder of a stock pipeline", "a hub id"])
+    return {"base": base}
 
 
 def _guidance(recipe: BrushNetRecipe) -> float:

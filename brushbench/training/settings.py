@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -149,7 +150,9 @@ def fit_options(
 
 
 def say_result(fit: FitConfig, result: FitResult) -> None:
-    """Say where the weights are, and how to continue if steps are left."""
+    """Say where the weights are, and how to continue if steps are left; of several processes, the first one says it."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     typer.echo(f"Step {result.step} of {fit.max_steps} after {result.seconds / 60:.1f} minutes: {fit.out / 'model'}")
     if not result.finished:
         typer.echo("This stage is over before the training is: continue with --resume.")

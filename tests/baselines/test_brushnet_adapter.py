@@ -167,8 +167,14 @@ def test_sdxl_bases_run_too(tmp_path_factory):
 def test_weights_that_are_not_there_or_do_not_fit_are_named(folder, tmp_path):
     with pytest.raises(MissingWeightsError, match=r"for segmentation masks .*Pass checkpoint=FOLDER"):
         method(folder, checkpoint=str(tmp_path))
-    with pytest.raises(MissingWeightsError, match="the preset sdxl has none"):
+    with pytest.raises(MissingWeightsError, match="the preset sdxl has none") as missing:
         find_checkpoint("sdxl", "random")
+    assert "Fetch the folders segmentation_mask_brushnet_ckpt_sdxl_v1 and" in str(missing.value)
+    assert "huggingface.co" not in str(missing.value)  # those are of Stable Diffusion 1.5, and do not fit
+    for kind in ("segmentation", "random"):  # the remedy: both folders in one
+        (tmp_path / "sdxl" / f"{kind}_mask_brushnet_ckpt_sdxl_v1").mkdir(parents=True)
+        (tmp_path / "sdxl" / f"{kind}_mask_brushnet_ckpt_sdxl_v1" / "config.json").touch()
+        assert kind in find_checkpoint("sdxl", kind, str(tmp_path / "sdxl")).name
     BrushNetModel.from_unet(make_unet("sd")).save_pretrained(tmp_path / "other")
     with pytest.raises(WeightsError, match="different base models"):
         method(folder, checkpoint=str(tmp_path / "other")).inpaint([make_request()])

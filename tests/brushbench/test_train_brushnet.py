@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import io
 import json
+import os
+import subprocess
 import sys
 import tarfile
 
@@ -342,6 +344,32 @@ def test_moved_data_is_resumed_and_changed_data_at_the_same_path_is_not(base, tm
 # ----------------------------------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.slow
+def test_two_processes_train_on_an_own_folder_resume_bit_for_bit_and_tell_their_number(base, tmp_path):
+    write_pictures(tmp_path / "data")
+
+    def launched(out, steps, *more):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+        command += ["-m", "brushbench", "train", "brushnet", "--base", base, "--data", str(tmp_path / "data"), "--cpu"]
+        command += ["--out", str(tmp_path / out), "--max-steps", str(steps), "--batch-size", "1", "--resolution", "32"]
+        command += ["--save-every", "1", "--log-every", "1", "--picture-every", "0", "--warmup", "1", *more]
+        environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
+
+    whole = launched("whole", 3)
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.count("Step 3 of 3") == 1
+    parts = launched("parts", 3, "--max-minutes", "0")  # both processes end the stage at the same step
+    assert "continue with --resume" in parts.stdout
+    assert launched("parts", 3, "--resume").returncode == 0
+    assert_equal(newest(tmp_path / "whole"), newest(tmp_path / "parts"))
+    assert newest(tmp_path / "whole")["identity"]["processes"] == 2
+    settings = {"max_steps": 4, "batch_size": 1, "warmup": 1, "learning_rate": 1e-4, "resume": True}
+    recipe = BrushNetRecipe(base=base, data=str(tmp_path / "data"), resolution=32)
+    with pytest.raises(ConfigMismatchError, match="processes was 2, now 1"):
+        train_brushnet(config(tmp_path / "whole", **settings), recipe)
+
+
 def test_what_cannot_be_trained_is_refused_in_one_sentence(base, xl_base, tmp_path, monkeypatch):
     def refused(error, match, recipe=None, **changes):
         with pytest.raises(error, match=match):
@@ -354,7 +382,8 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(base, xl_base, tmp_pa
     refused(UsageError, "multiple of 4", BrushNetRecipe(base=base, resolution=63))
     refused(UsageError, "blobs is 2", BrushNetRecipe(base=base, blobs=2))
     refused(MissingWeightsError, "--init-from", BrushNetRecipe(base=base, init_from=str(tmp_path / "none.safetensors")))
-    refused(MissingWeightsError, "base=FOLDER", BrushNetRecipe(base=str(tmp_path / "none")))
+    refused(MissingWeightsError, "Pass --base FOLDER", BrushNetRecipe(base=str(tmp_path / "none")))
+    refused(UnknownNameError, "base .*tiny.*a folder of a stock pipeline", BrushNetRecipe(base="none"))
     BrushNetModel.from_unet(
         start_task(config(tmp_path), BrushNetRecipe(base=xl_base)).objective.base.unet
     ).save_pretrained(tmp_path / "xl")
