@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from brushbench.errors import RunError, UsageError, printable
 from brushbench.types import JSON, SPLITS, Capabilities
@@ -19,6 +19,7 @@ __all__ = [
     "MAX_REPEATS",
     "SCHEMA_VERSION",
     "BenchmarkRecord",
+    "ColumnRecord",
     "Origin",
     "PlanRecord",
     "RunConfig",
@@ -105,6 +106,30 @@ class Origin(BaseModel):
     machine: dict[str, Any] = {}
 
 
+class ColumnRecord(BaseModel):
+    """What ``metrics.json`` says of one column, besides the metric's own settings and hashes."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    unavailable: str | None = None
+    identity: Sha256 = ""
+    scores_sha256: Sha256 = Field(default="", description="over the column's scores: they belong to this record")
+    unit: str = ""
+    higher_is_better: bool | None = None
+    region: str = "whole"
+    display: tuple[str, Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    caveat: str = ""
+    variants: list[str] = []
+    captions_cut: Count = 0
+    weights: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _is_scored_or_unavailable(self) -> ColumnRecord:
+        if self.unavailable is None and self.higher_is_better is None:
+            raise ValueError("higher_is_better is missing")
+        return self
+
+
 class RunHeader(BaseModel):
     """``run.json``: everything the images depend on, and where they were generated."""
 
@@ -148,6 +173,8 @@ class RunHeader(BaseModel):
             "method": self.method,
             "software": {**self.software, "python": ".".join(self.software.get("python", "").split(".")[:2])},
         }
+        if config.model == "images":  # each of its images has its own SHA-256
+            found["method"] = {}
         if schema > 1:
             found["config"]["options"] = {**config.options, **self.contents}
             found |= {"capabilities": asdict(self.capabilities), "code": self.code, "device": self.device}
@@ -160,6 +187,36 @@ class RunHeader(BaseModel):
         if schema == 1:  # what the method has learned to say since then
             theirs["method"] = {key: value for key, value in theirs["method"].items() if key in mine["method"]}
         return list(_differences(mine, theirs)) + list(_differences(self._extent(), other._extent()))
+
+    def may_grow_to(self, other: RunHeader) -> bool:
+        """Whether ``other`` asks for the same and more: more images of the manifest, splits or repeats.
+
+        Whether the data are the same as far as they go is not known here.
+        """
+        if self.schema_version == 1 or self.identity() != other.identity():
+            return False
+        mine, theirs = self.config, other.config
+        most = theirs.limit is None or (mine.limit is not None and theirs.limit >= mine.limit)
+        return most and set(theirs.splits) >= set(mine.splits) and theirs.repeats >= mine.repeats
+
+    def notes(self, other: RunHeader) -> list[str]:
+        """Return sentences about what has changed since, but decides no image: the record keeps what it says."""
+        found = []
+        if (was := self.software.get("python", "")) != (now := other.software.get("python", "")):
+            found.append(f"The run was begun with Python {was}; this is {now}. Images do not depend on that.")
+        credits_before, credits_now = (
+            header.benchmark.model_dump(mode="json", exclude={"name", "sha256"}) for header in (self, other)
+        )
+        changed = sorted(k for k in {*credits_before, *credits_now} if credits_before.get(k) != credits_now.get(k))
+        if changed:
+            found.append(f"The benchmark now says other things of its {', '.join(changed)}; its data are the same.")
+        before, now_used = (header.where.machine.get("threads") for header in (self, other))
+        if before and now_used and before != now_used:
+            found.append(
+                f"The run was begun with {before} threads; now there are {now_used}: images may differ in the last bit "
+                f"from those of one process. For equal bits set OMP_NUM_THREADS={before}."
+            )
+        return found
 
     def _extent(self) -> dict[str, Any]:
         config = self.config.model_dump(mode="json", include={"splits", "limit", "repeats"})

@@ -7,13 +7,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from brushbench.text import terminal
+from brushbench.text import message, terminal
 
-__all__ = ["track"]
+__all__ = ["say", "track"]
 
 T = TypeVar("T")
 PLAIN_EVERY = 10.0  # seconds between lines when the output is not a terminal
 show_progress = True  # off in a process that works for another
+
+
+def say(sentence: str) -> None:
+    """Print a sentence for a person to stderr, but not from a process that works for another."""
+    if show_progress:
+        print(message(sentence), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def track(items: Sequence[T], title: str, size: Callable[[T], int]) -> Iterable[T]:

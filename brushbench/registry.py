@@ -5,14 +5,17 @@ Nothing is imported before its name is asked for, so an unknown name fails befor
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from brushbench.errors import UnknownNameError, UsageError, printable
+from brushbench.errors import UnknownNameError, UnusableError, UsageError, printable
+from brushbench.files import read_bytes
 from brushbench.isolation import world_of_module
 from brushbench.plugins import annotations_of, explained, literal, load_file, load_module, passes_on
 
@@ -174,6 +177,8 @@ def find(kind: Kind, name: str) -> Any:
         installed = entry_points(group=GROUPS[kind], name=name)
         target = next(iter(installed)).value if installed else name
     module_name, colon, attribute = target.rpartition(":")
+    if not colon and target.endswith(".py"):
+        raise UsageError(f"{kind} {name!r} names a file and no class. Write {name}:Class{_classes_in(target)}.")
     if not colon:
         raise UnknownNameError(kind, name, names(kind))
     if not attribute or not module_name.strip() or (module_name.startswith(".") and not module_name.endswith(".py")):
@@ -181,6 +186,16 @@ def find(kind: Kind, name: str) -> Any:
     load = load_file if module_name.endswith(".py") else load_module
     module = load(module_name, f"{kind} {name!r}")
     return getattr(module, attribute, None)
+
+
+def _classes_in(file: str) -> str:
+    """Return the classes of a Python file as a hint; its code is read and not run."""
+    try:
+        tree = ast.parse(read_bytes(Path(file).expanduser()))
+    except (UnusableError, SyntaxError, ValueError, RecursionError):
+        return ""
+    found = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    return f"; it holds {', '.join(found[:5])}" if found else ""
 
 
 def option_names(cls: type[Any]) -> list[str]:

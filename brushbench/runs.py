@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from brushbench.config import RunConfig, RunHeader
 from brushbench.errors import UsageError
 from brushbench.outcome import Outcome
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CELL", "Run", "check_protocol", "per_sample"]
 
+STALE = "it was scored before its image was generated again; score the run again"
 CELL = ["split", "prompt_variant", "variant", "metric", "protocol"]
 
 
@@ -65,8 +68,13 @@ class Run:
 
     @property
     def scores(self) -> pandas.DataFrame:
-        """Every score in long form: the key columns, ``value`` (NaN where there is none) and ``reason``."""
-        return self._folder.scores()
+        """Every score in long form: the key columns, ``value`` (NaN where there is none) and ``reason``.
+
+        A score of another picture than the run holds now, because that was generated again, counts as none.
+        """
+        table = self._folder.scores()
+        current = np.array(self._folder.is_current(table), dtype=bool)
+        return table.assign(value=table["value"].where(current), reason=table["reason"].where(current, STALE))
 
     def pictures(self) -> dict[str, int]:
         """Return how many pictures are in each state: ok, black, missing, failed, and ``planned`` in all."""
@@ -93,7 +101,7 @@ class Run:
 
     def picture_rows(self) -> list[PictureRow]:
         """Return what became of every picture, in the order of the plan."""
-        return [row for batch in self._folder.finished_batches() for row in self._folder.rows(batch)]
+        return list(self._folder.picture_rows().values())
 
     def picture_path(self, sample: str, split: str, repeat: int = 0) -> Path:
         """Return where a picture lies, whether or not it is there."""

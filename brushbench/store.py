@@ -1,37 +1,53 @@
-"""A run's folder: atomic commits, one lock a shard, rows only. Aggregates nothing, imports no torch.
+"""A run's folder: atomic commits, one owner per batch, rows only. Aggregates nothing, imports no torch.
 
 ::
 
-    run.json                     schema, settings, seeds, versions, git revision, weight and data SHA-256, device
-    pictures/SPLIT/REPEAT/ID.png lossless, as the method returned them
-    batches/000000.json          one finished batch: a row a picture (state, reason, SHA-256 of its pixels)
-    tracebacks/000000.txt        of a batch's failed pictures
-    parts/COLUMN/000000.json     scores of one batch under one metric, until they are merged
-    scores.parquet               one row a score, in the order of the plan
-    timing.jsonl                 seconds and peak memory a batch; outside byte-equality
-    locks/                       one a shard, one for merging
+    run.json                        schema, settings, seeds, versions, git revision, weight and data SHA-256, device
+    pictures/SPLIT/REPEAT/ID.png    lossless, as the method returned them
+    batches/SPLIT-REPEAT-000000.json  one finished batch: a row per picture (state, reason, SHA-256 of its pixels)
+    parts/COLUMN/…                  scores of one batch under one metric, until they are merged
+    scores.parquet                  one row per score, in the order of the plan, with the SHA-256 of its picture
+    metrics.json                    what each column was computed with, and the SHA-256 of its scores
+    timing.jsonl                    seconds and peak memory per batch; outside byte-equality
+    tracebacks/                     of failed pictures, one file per batch
+    locks/                          one per batch, one for beginning, one for merging
 
 A batch counts only when its ``batches/`` file exists, which is renamed into place after its pictures. So a crash
-costs the batch under way.
+costs the batch under way. Runs of schema 1 number their batches through: ``batches/000000.json``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
-import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
-from brushbench.errors import ConfigMismatchError, RunError, RunLockedError, UnusableError, printable
-from brushbench.files import read_bytes
+from brushbench.errors import ConfigMismatchError, RunError, RunLockedError, UnusableError
+from brushbench.progress import say
+from brushbench.records import (
+    AGAIN,
+    BATCH_NAME,
+    COLUMNS,
+    KEY,
+    PictureRow,
+    ScoreRow,
+    State,
+    column_sha256,
+    dump,
+    file_name,
+    pixel_sha256,
+    read_headers,
+    read_json,
+    read_rows,
+    read_table,
+    rows_to_table,
+    table_bytes,
+    write_atomically,
+)
 from brushbench.types import JSON, Picture
 
 if TYPE_CHECKING:
@@ -39,91 +55,13 @@ if TYPE_CHECKING:
 
     from brushbench.config import RunHeader
 
-__all__ = ["COLUMNS", "KEY", "PictureRow", "RunFolder", "ScoreRow", "State", "pixel_sha256", "write_atomically"]
+__all__ = ["COLUMNS", "KEY", "PictureKey", "PictureRow", "RunFolder", "ScoreRow", "State", "pixel_sha256"]
 
+PictureKey: TypeAlias = tuple[str, str, int]  # sample, split, repeat
 SHOWN = 5  # lines of differences in a message
-State: TypeAlias = Literal["ok", "black", "missing", "failed"]
-KEY = ("sample", "split", "prompt_variant", "repeat", "variant", "metric", "protocol")
-RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
-COLUMNS = (*KEY, "value", "reason")
-
-
-@dataclass(frozen=True)
-class PictureRow:
-    """What became of one picture of a batch."""
-
-    sample: str
-    split: str
-    repeat: int
-    seed: int
-    state: State
-    reason: str = ""
-    sha256: str = ""  # of the decoded pixels
-    meta: Mapping[str, str] = field(default_factory=dict)  # what the benchmark carries of the sample
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One score, or the reason why there is none (``value`` is ``None``); beside a score ``reason`` is a remark."""
-
-    sample: str
-    split: str
-    prompt_variant: str
-    repeat: int
-    variant: str
-    metric: str
-    protocol: str
-    value: float | None
-    reason: str = ""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all: temporary file, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # No process id in the name: what a killed process left behind is written over by the next one.
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def pixel_sha256(picture: Picture) -> str:
-    """Return the SHA-256 of a picture's shape and pixels, whatever file format holds it."""
-    digest = hashlib.sha256(str(picture.shape).encode())
-    digest.update(np.ascontiguousarray(picture).tobytes())
-    return digest.hexdigest()
-
-
-def _dump(value: object) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
-
-
-def _read(file: Path, kind: type, remedy: str) -> Any:
-    """Return what one of our JSON files holds; a damaged one is a :class:`RunError` that says what to do."""
-    try:
-        content = json.loads(read_bytes(file))
-    except UnusableError as error:
-        raise RunError(f"{error} {remedy}") from None
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested too deep
-        raise RunError(f"{file} is not JSON ({printable(str(error))}). {remedy}") from None
-    if not isinstance(content, kind):
-        raise RunError(f"{file} holds a {type(content).__name__}, expected a {kind.__name__}. {remedy}")
-    return content
-
-
-def _file_name(text: str) -> str:
-    """Return a text as the name of a file or folder, percent-encoded where a system would refuse it."""
-    encoded = quote(text, safe="").replace(".", "%2E")
-    if text.partition(".")[0].upper() in RESERVED:
-        return f"%{ord(text[0]):02X}{encoded[1:]}"
-    return text if re.fullmatch(r"[\w-][\w.-]*", text, re.ASCII) else encoded
+PATIENCE = 1.0  # seconds before a process says for what it waits
+OURS = ("run.json", "pictures", "batches", "parts", "scores.parquet", "metrics.json", "timing.jsonl", "tracebacks")
+NO_RUN = "Name the folder that `brushbench eval` wrote."
 
 
 class RunFolder:
@@ -150,46 +88,80 @@ class RunFolder:
 
         file = self.path / "run.json"
         if not file.is_file():
-            raise RunError(
-                f"{self.path} holds no run: run.json is missing. Name the folder that `brushbench eval` wrote."
-            )
-        return read_header(_read(file, dict, "Restore it, or start again in another folder."), file)
+            raise RunError(f"{self.path} holds no run: run.json is missing. {NO_RUN}")
+        return read_header(read_json(file, dict, "Restore it, or start again in another folder."), file)
 
-    def begin(self, header: RunHeader) -> None:
-        """Start a run, or continue the one that is here if its identity is the same.
+    def begin(self, header: RunHeader, grows: Callable[[RunHeader], bool] | None = None) -> list[str]:
+        """Start a run, or continue or enlarge the one that is here if its identity is the same.
+
+        Args:
+            header: what is asked for.
+            grows: tells whether the data of an earlier, smaller run are the beginning of these.
+
+        Returns:
+            Sentences about what is different from the record, but decides no image.
 
         Raises:
             ConfigMismatchError: the folder holds a run of other settings; the difference is shown.
             RunError: the folder holds files, but no run.
         """
-        with self.lock("begin", wait=True):
+        with self.lock("begin"):
             if not self.exists:
-                strangers = sorted(p.name for p in self.path.iterdir() if p.name != "locks" and p.name[0] != ".")
-                if strangers:
-                    raise RunError(
-                        f"{self.path} holds {strangers[0]!r} but no run.json. Name an empty or a new folder with --out."
-                    )
-                write_atomically(self.path / "run.json", _dump(header.to_json()))
-                return
-        difference = self.header().differences(header)
+                self._refuse_strangers("There is no run.json. Name an empty or a new folder with --out.")
+                write_atomically(self.path / "run.json", dump(header.to_json()))
+                return []
+            old = self.header()
+            difference = old.differences(header)
+            if difference and old.may_grow_to(header) and grows is not None and grows(old):
+                write_atomically(self.path / "run.json", dump(header.to_json()))
+                return [f"The run grows from {old.plan.pictures} to {header.plan.pictures} images."]
+            if not difference and old.method != header.method:  # images from elsewhere have changed
+                write_atomically(self.path / "run.json", dump(header.to_json()))
         if difference:
             if len(difference) > SHOWN:
                 difference[SHOWN - 1 :] = [f"and {len(difference) - SHOWN + 1} more"]
             lines = "\n".join(f"  {line}" for line in difference)
             raise ConfigMismatchError(
                 f"{self.path} holds a run of other settings (there -> asked for):\n{lines}\n"
-                "Name another folder with --out or --name, or delete this one."
+                "Name another folder with --out or --name, or replace that run with --overwrite."
             )
+        return old.notes(header)
+
+    def overwrite(self) -> None:
+        """Remove a run, so that another can begin here.
+
+        Raises:
+            RunLockedError: another process works on it.
+            RunError: the folder holds files that are not the run's.
+        """
+        if not self.path.is_dir():
+            return
+        with self.lock("begin"):
+            self._check_unused()
+            self._refuse_strangers("Move it away, or name another folder with --out.", OURS)
+            for name in OURS:
+                path = self.path / name
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def _refuse_strangers(self, remedy: str, known: Sequence[str] = ()) -> None:
+        strangers = sorted(p.name for p in self.path.iterdir() if p.name[0] != "." and p.name not in ("locks", *known))
+        if strangers:
+            raise RunError(f"{self.path} holds {strangers[0]!r}, which is no part of a run. {remedy}")
 
     def abandon(self) -> None:
         """Leave nothing of a run of which no batch was committed and on which no other process works.
 
         So it may be begun with other settings, or by a method that was mended.
         """
-        with self.lock("begin", wait=True):
-            mine = {"begin.lock"}
-            others = [file.stem for file in (self.path / "locks").glob("*.lock") if file.name not in mine]
-            if any(self.path.glob("batches/*.json")) or any(map(self._is_held, others)):
+        with self.lock("begin"):
+            try:
+                self._check_unused()
+            except RunLockedError:
+                return
+            if self.finished_batches():
                 return
             (self.path / "run.json").unlink(missing_ok=True)
         for file in (self.path / "locks").glob("*.lock"):
@@ -198,18 +170,33 @@ class RunFolder:
             with contextlib.suppress(OSError):  # someone else has put something there
                 folder.rmdir()
 
-    def _is_held(self, name: str) -> bool:
-        try:
-            with self.lock(name):
-                return False
-        except RunLockedError:
-            return True
+    def _check_unused(self) -> None:
+        for file in sorted((self.path / "locks").glob("*.lock")):
+            if file.stem != "begin" and self.exists:
+                with self.lock(file.stem, wait=False):
+                    pass
+
+    def check_present(self) -> None:
+        """Refuse to write into a folder whose run is gone: it would look like a run that was never finished.
+
+        Raises:
+            RunError: ``run.json`` is not there any more.
+        """
+        if not self.exists:
+            raise RunError(
+                f"{self.path} was removed or moved while a process worked on it: run.json is gone. Run the same "
+                "command again."
+            )
 
     # Locks ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def lock(self, name: str, wait: bool = False) -> Iterator[None]:
+    def lock(self, name: str, wait: bool = True) -> Iterator[None]:
         """Hold one of the run's locks; the system drops it when the process ends, however it ends.
+
+        Args:
+            name: ``begin``, ``merge`` or a batch: whoever holds it owns the batch's pictures, rows and scores.
+            wait: wait for another process that holds it, and say so.
 
         Raises:
             RunLockedError: another process holds it and ``wait`` is off.
@@ -217,16 +204,22 @@ class RunFolder:
         """
         import filelock
 
+        what = {"begin": "begins or continues the run", "merge": "writes scores"}.get(name, f"works on batch {name}")
+        if name != "begin":
+            self.check_present()
         folder = self.path / "locks"
-        held = filelock.FileLock(folder / f"{name}.lock", timeout=-1 if wait else 0)
+        held = filelock.FileLock(folder / f"{name}.lock")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held.acquire()
+            folder.mkdir(parents=name == "begin", exist_ok=True)
+            try:
+                held.acquire(timeout=PATIENCE if wait else 0)
+            except filelock.Timeout:
+                if not wait:
+                    raise
+                say(f"Waiting for another process, which {what} in {self.path}.")
+                held.acquire()
         except filelock.Timeout:
-            raise RunLockedError(
-                f"Another process works on {name} of {self.path}. Wait for it, or give this one its own part "
-                "with --shard i/n."
-            ) from None
+            raise RunLockedError(f"Another process {what} in {self.path}. Wait for it, or end it.") from None
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written ({error.strerror}). Make it writable, or name another folder with "
@@ -241,7 +234,7 @@ class RunFolder:
 
     def picture_path(self, sample: str, split: str, repeat: int) -> Path:
         """Return where a picture lies; an id or split that is no file name, on any system, is percent-encoded."""
-        return self.path / "pictures" / _file_name(split) / str(repeat) / f"{_file_name(sample)}.png"
+        return self.path / "pictures" / file_name(split) / str(repeat) / f"{file_name(sample)}.png"
 
     def picture(self, row: PictureRow) -> Picture:
         """Read a picture back.
@@ -261,122 +254,171 @@ class RunFolder:
             raise RunError(f"{file} was changed after it was committed. Restore it, or start again in another folder.")
         return picture
 
-    def finished_batches(self) -> list[int]:
-        """Return the committed batches, ascending."""
-        return sorted(int(file.stem) for file in self.path.glob("batches/*.json") if file.stem.isdecimal())
+    def finished_batches(self) -> list[str]:
+        """Return the names of the committed batches; other files beside them are not ours."""
+        return sorted(f.stem for f in self.path.glob("batches/*.json") if BATCH_NAME.fullmatch(f.stem))
 
-    def finished(self, batch: int) -> bool:
-        """Whether a batch is committed."""
-        return self._batch_file(batch).is_file()
+    def is_committed(self, batch: str) -> bool:
+        """Whether a batch is there, whole or as the last one of a smaller run."""
+        return self._batch_file(batch).exists()
 
-    def commit(self, batch: int, rows: Sequence[PictureRow], pictures: Sequence[Picture | None]) -> None:
-        """Commit one batch: its pictures first, its rows last."""
+    def finished(self, batch: str, samples: Sequence[str]) -> bool:
+        """Whether a batch is committed with all of its samples; one that was the last of a smaller run is not.
+
+        Raises:
+            RunError: it is damaged, or holds other samples.
+        """
+        if not self.is_committed(batch):
+            return False
+        found = [row.sample for row in self.rows(batch)]
+        if found != list(samples)[: len(found)]:
+            raise RunError(f"{self._batch_file(batch)} is damaged: it holds other samples than the plan. {AGAIN}")
+        return len(found) == len(samples)
+
+    def commit(self, batch: str, rows: Sequence[PictureRow], pictures: Sequence[Picture | None]) -> None:
+        """Commit one batch: its pictures first, its rows last. Only the owner of its lock may."""
         from io import BytesIO
 
         from PIL import Image
 
+        self.check_present()
         for row, picture in zip(rows, pictures, strict=True):
             if picture is not None:
                 buffer = BytesIO()
                 Image.fromarray(picture).save(buffer, "PNG")
                 write_atomically(self.picture_path(row.sample, row.split, row.repeat), buffer.getvalue())
-        write_atomically(self._batch_file(batch), _dump([asdict(row) for row in rows]))
+        write_atomically(self._batch_file(batch), dump([asdict(row) for row in rows]))
 
-    def keep_tracebacks(self, batch: int, text: str) -> None:
+    def keep_tracebacks(self, batch: str, text: str) -> None:
         """Keep the tracebacks of a batch's failed pictures."""
-        write_atomically(self.tracebacks(batch), text.encode())
+        self.check_present()
+        write_atomically(self._tracebacks(batch), text.encode())
 
-    def tracebacks(self, batch: int) -> Path:
-        """Return where the tracebacks of a batch's failed pictures are, if it has any."""
-        return self.path / "tracebacks" / f"{batch:06d}.txt"
-
-    def rows(self, batch: int) -> list[PictureRow]:
+    def rows(self, batch: str) -> list[PictureRow]:
         """Return the rows of a committed batch.
 
         Raises:
             RunError: its file is damaged.
         """
-        rows = _read(self._batch_file(batch), list, "Delete it, and run the command again that began the run.")
-        return [PictureRow(**row) for row in rows]
+        return read_rows(self._batch_file(batch), PictureRow)
 
-    def discard(self, batch: int) -> None:
-        """Forget a batch, so that it is made again; every score of the run goes with it."""
-        waiting = self.path.glob(f"parts/*/{batch:06d}.json")
-        for file in [
-            self.path / "scores.parquet",
-            self.path / "metrics.json",
-            *waiting,
-            self.tracebacks(batch),
-            self._batch_file(batch),
-        ]:
+    def picture_rows(self) -> dict[PictureKey, PictureRow]:
+        """Return what became of every picture so far.
+
+        Raises:
+            RunError: a batch is damaged, or a picture stands in two.
+        """
+        found: dict[PictureKey, PictureRow] = {}
+        for batch in self.finished_batches():
+            for row in self.rows(batch):
+                if row.key in found:
+                    raise RunError(f"{self._batch_file(batch)} holds {row.key}, which another batch holds too. {AGAIN}")
+                found[row.key] = row
+        return found
+
+    def newest_batch(self) -> float:
+        """Return when the last batch was committed, in seconds since 1970; 0 where there is none."""
+        return max((self._batch_file(batch).stat().st_mtime for batch in self.finished_batches()), default=0.0)
+
+    def discard(self, batch: str) -> None:
+        """Forget a batch, so that it is made again. Its scores stay, and count no more once the picture differs."""
+        for file in [*self.path.glob(f"parts/*/{batch}.json"), self._tracebacks(batch), self._batch_file(batch)]:
             file.unlink(missing_ok=True)
 
-    def _batch_file(self, batch: int) -> Path:
-        return self.path / "batches" / f"{batch:06d}.json"
+    def _tracebacks(self, batch: str) -> Path:
+        return self.path / "tracebacks" / f"{batch}.txt"
+
+    def _batch_file(self, batch: str) -> Path:
+        return self.path / "batches" / f"{batch}.json"
 
     # Scores -----------------------------------------------------------------------------------------------------
 
-    def part(self, column: str, batch: int) -> Path:
-        """Return where the scores of one batch under one column wait to be merged."""
-        return self.path / "parts" / column / f"{batch:06d}.json"
+    def commit_scores(self, part: str, batch: str, rows: Sequence[ScoreRow]) -> None:
+        """Commit the scores of one batch under one column. Only the owner of the batch's lock may."""
+        self.check_present()
+        write_atomically(self._part(part, batch), dump([asdict(row) for row in rows]))
 
-    def commit_scores(self, column: str, batch: int, rows: Sequence[ScoreRow]) -> None:
-        """Commit the scores of one batch under one column."""
-        write_atomically(self.part(column, batch), _dump([asdict(row) for row in rows]))
-
-    def scored_batches(self, column: str) -> list[int]:
-        """Return the batches whose scores under a column wait to be merged, ascending."""
-        return sorted(int(file.stem) for file in self.path.glob(f"parts/{column}/*.json"))
-
-    def merge(self, part: str, column: str, describe: Callable[[pandas.DataFrame], Mapping[str, JSON]]) -> None:
-        """Put one column's waiting scores into ``scores.parquet``, in place of what the column held of their variants.
-
-        What the column was computed with is written before its scores: whoever reads the scores first finds it.
-
-        Args:
-            part: where the scores wait.
-            column: ``name@protocol``.
-            describe: what the column was computed with, from its scores.
-        """
-        import pandas as pd
-
-        with self.lock("merge", wait=True):
-            files = [self.part(part, batch) for batch in self.scored_batches(part)]
-            if not files:
-                return
-            new = pd.DataFrame(
-                [row for file in files for row in _read(file, list, "Delete it, and score the run again.")],
-                columns=list(COLUMNS),
-            )
-            self._write_header(column, describe(new))
-            old = self.scores()
-            column_of = ["metric", "protocol", "variant"]
-            kept = old[~pd.MultiIndex.from_frame(old[column_of]).isin(pd.MultiIndex.from_frame(new[column_of]))]
-            table = pd.concat([frame for frame in (kept, new) if len(frame)] or [new], ignore_index=True)
-            # Stable, so that inside a variant the plan's order stays, whatever the size of its batches.
-            order = ["metric", "protocol", "variant"]
-            self._write_scores(table.sort_values(order, kind="stable", ignore_index=True))
-            for file in files:
-                file.unlink()
-            with contextlib.suppress(OSError):
-                files[0].parent.rmdir()
-
-    def scores(self) -> pandas.DataFrame:
-        """Return every score, one row each, in long form; empty where nothing was scored.
+    def waiting(self, part: str, batch: str, pictures: Mapping[PictureKey, PictureRow]) -> list[ScoreRow]:
+        """Return the scores of a batch that wait to be merged; none where they are of other pictures.
 
         Raises:
             RunError: the file is damaged.
         """
-        import pandas as pd
-        import pyarrow as pa
+        file = self._part(part, batch)
+        rows = read_rows(file, ScoreRow) if file.is_file() else []
+        return rows if all(_is_current(row, pictures) for row in rows) else []
 
-        file = self.path / "scores.parquet"
-        if not file.is_file():
-            return pd.DataFrame({name: pd.Series(dtype="float64" if name == "value" else "object") for name in COLUMNS})
-        try:
-            return pd.read_parquet(file)
-        except (OSError, pa.ArrowException) as error:
-            raise RunError(f"{file} cannot be read ({error}). Delete it, and score the run again.") from None
+    def _part(self, part: str, batch: str) -> Path:
+        return self.path / "parts" / part / f"{batch}.json"
+
+    def merge(
+        self,
+        column: str,
+        rows: Sequence[ScoreRow],
+        describe: Callable[[pandas.DataFrame], Mapping[str, JSON]],
+        order: Sequence[PictureKey] = (),
+    ) -> None:
+        """Put one column's scores into ``scores.parquet``, in place of what the column held of their variants.
+
+        The column's record carries the SHA-256 of its scores, so that whoever reads one beside the other's former state
+        notices. What waited to be merged is removed. Call it under the lock ``merge``.
+
+        Args:
+            column: ``name@protocol``.
+            rows: complete for each of their variants.
+            describe: what the column was computed with, from its scores.
+            order: of the pictures.
+        """
+        import pandas as pd
+
+        self.check_present()
+        new, old = rows_to_table(rows), self._table()
+        of = ["metric", "protocol", "variant"]
+        kept = old[~pd.MultiIndex.from_frame(old[of]).isin(pd.MultiIndex.from_frame(new[of]))]
+        table = pd.concat([frame for frame in (kept, new) if len(frame)] or [new], ignore_index=True)
+        places = {key: place for place, key in enumerate(order)}
+        keys = zip(table["sample"], table["split"], table["repeat"], strict=True)
+        table = table.assign(place=[places.get(key, len(places)) for key in keys])
+        table = table.sort_values([*of, "place"], kind="stable", ignore_index=True).drop(columns="place")
+        mine = table[_in_column(table, column)]
+        self._write_header(column, {**describe(mine), "scores_sha256": column_sha256(mine)})
+        self._write_scores(table)
+        self.clear_parts(column)
+
+    def clear_parts(self, column: str) -> None:
+        """Remove scores of a column that wait to be merged: it is complete without them."""
+        for folder in self.path.glob("parts/*"):
+            if folder.name.rpartition("-")[0] == column:
+                shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other columns wait there
+            (self.path / "parts").rmdir()
+
+    def scores(self) -> pandas.DataFrame:
+        """Return every score, one row each, in long form; empty where nothing was scored.
+
+        A column whose record is of other scores was being written when a process stopped: it is left out.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        table = self._table()
+        for column, header in self.metric_headers().items():
+            mine = _in_column(table, column)
+            if (recorded := header.get("scores_sha256")) and mine.any() and column_sha256(table[mine]) != recorded:
+                table = table[~mine]
+        return table.reset_index(drop=True)
+
+    def is_current(self, table: pandas.DataFrame) -> list[bool]:
+        """Return for each score whether it was computed from the picture that the run holds now."""
+        pictures = self.picture_rows()
+        found = zip(table["sample"], table["split"], table["repeat"], table["picture_sha256"], strict=True)
+        return [
+            (row := pictures.get((sample, split, int(repeat)))) is not None and sha256 in (None, row.sha256)
+            for sample, split, repeat, sha256 in found
+        ]
+
+    def _table(self) -> pandas.DataFrame:
+        return read_table(self.path / "scores.parquet")
 
     def scored_protocols(self) -> set[str]:
         """Return the protocols under which there are scores, without reading the scores.
@@ -396,42 +438,38 @@ class RunFolder:
             raise RunError(f"{file} cannot be read ({error}). Delete it, and score the run again.") from None
 
     def _write_scores(self, table: pandas.DataFrame) -> None:
-        from io import BytesIO
-
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        schema = pa.schema(
-            [pa.field(name, {"value": pa.float64(), "repeat": pa.int64()}.get(name, pa.string())) for name in COLUMNS]
-        )
-        buffer = BytesIO()
-        pq.write_table(
-            pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(), buffer
-        )
-        write_atomically(self.path / "scores.parquet", buffer.getvalue())
+        write_atomically(self.path / "scores.parquet", table_bytes(table))
 
     # What each column was computed with, and what it cost ---------------------------------------------------------
 
     def metric_headers(self) -> dict[str, Any]:
-        """Return what each scored column was computed with: its settings and weight hashes, by ``name@protocol``."""
+        """Return what each scored column was computed with: its settings and weight hashes, by ``name@protocol``.
+
+        Raises:
+            RunError: the file is damaged.
+        """
         file = self.path / "metrics.json"
-        if not file.is_file():
-            return {}
-        headers: dict[str, Any] = _read(file, dict, "Delete it, and score the run again.")
-        return headers
+        return read_headers(file) if file.is_file() else {}
 
     def record_metric(self, column: str, description: Mapping[str, JSON]) -> None:
         """Note what a column is computed with."""
-        with self.lock("merge", wait=True):
+        with self.lock("merge"):
             self._write_header(column, description)
 
     def _write_header(self, column: str, description: Mapping[str, JSON]) -> None:
-        write_atomically(self.path / "metrics.json", _dump({**self.metric_headers(), column: description}))
+        write_atomically(self.path / "metrics.json", dump({**self.metric_headers(), column: description}))
 
     def log_timing(self, entry: Mapping[str, JSON]) -> None:
         """Append seconds and peak memory of one batch; not part of byte-equality."""
-        with self._timing_file() as file:
-            file.write(json.dumps(entry, sort_keys=True) + "\n")
+        self.check_present()
+        try:
+            with (self.path / "timing.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, sort_keys=True) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{self.path / 'timing.jsonl'} could not be written ({error.strerror}). Free space there; the same "
+                "command then continues."
+            ) from None
 
     def timing(self) -> list[dict[str, JSON]]:
         """Return what :meth:`log_timing` wrote; a line that a kill cut short is left out."""
@@ -445,5 +483,12 @@ class RunFolder:
                     found.append(entry)
         return found
 
-    def _timing_file(self) -> IO[str]:
-        return (self.path / "timing.jsonl").open("a", encoding="utf-8")
+
+def _is_current(row: ScoreRow, pictures: Mapping[PictureKey, PictureRow]) -> bool:
+    picture = pictures.get((row.sample, row.split, row.repeat))
+    return picture is not None and row.picture_sha256 in (None, picture.sha256)
+
+
+def _in_column(table: pandas.DataFrame, column: str) -> pandas.Series[bool]:
+    metric, _, protocol = column.partition("@")
+    return (table["metric"] == metric) & (table["protocol"] == protocol)

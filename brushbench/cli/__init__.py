@@ -6,6 +6,7 @@ One module per group of commands, each with an ``app``; what several commands sh
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import traceback
 from importlib.util import find_spec
@@ -21,7 +22,10 @@ from brushbench.training.commands import app as training_app
 
 __all__ = ["app", "main"]
 
-NOT_OUR_FAULT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
+NOT_OUR_FAULT = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
+    errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EFBIG, errno.ELOOP,
+}  # fmt: skip
 
 app = typer.Typer(
     name="brushbench",
@@ -50,6 +54,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
 
 def main() -> None:
     """Run the command line; an error of ours becomes one sentence and its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console of an encoding without ↑ shows ?, and the command goes on
+            stream.reconfigure(errors="replace")
+    console.end_in_order()
     try:
         app()
     except BrushbenchError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,25 @@ def say(sentence: str) -> None:
     typer.echo(message(sentence), err=True)
 
 
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end, by Ctrl-C or a signal."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
+        super().__init__(signal.Signals(number).name)
+
+
+def end_in_order() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP end the process so that the others that work for it end first."""
+
+    def stop(number: int, _: object) -> None:
+        raise Stopped(number)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # there is no SIGHUP on Windows
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), stop)
+
+
 def check_output(file: Path) -> None:
     """Refuse a place where no file can be written before any work is done for it.
 
@@ -36,6 +56,10 @@ def check_output(file: Path) -> None:
     """
     if file.is_dir():
         raise UsageError(f"--output {file} is a folder. Name a file in it.")
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"--output {file}: a PNG is written, without loss. Name it {file.with_suffix('.png')}.")
+    if file.exists() and not file.is_file():
+        raise UsageError(f"--output {file} is no regular file. Write elsewhere.")
     if not file.parent.is_dir():
         raise UsageError(f"--output {file}: there is no folder {file.parent}. Make it, or write elsewhere.")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from brushbench.cli.console import check_complete, check_output, say, show_runs
+from brushbench.cli.console import Stopped, check_complete, check_output, say, show_runs
 from brushbench.cli.data import embedded_benchmark, load, tiny_specs
 from brushbench.cli.options import (
     DataOptions,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from brushbench.evaluation import Scoring, Session
     from brushbench.registry import Spec
     from brushbench.runs import Run
+    from brushbench.store import RunFolder
     from brushbench.types import Benchmark
 
 app = typer.Typer()
@@ -94,11 +96,13 @@ def _run_methods(
     machine: MachineOptions,
     failures: FailureOptions,
 ) -> list[Run]:
-    from brushbench.engines.jobs import share
     from brushbench.engines.shard import Shard
-    from brushbench.evaluation import Scoring, Session, choose_columns, configure
+    from brushbench.evaluation import Made, Scoring, Session, choose_columns, configure
     from brushbench.registry import with_preset
+    from brushbench.store import RunFolder
 
+    if run.shard and run.overwrite:
+        raise UsageError("--overwrite would remove what other shards make. Leave it out, or delete the folder first.")
     if run.shard and run.jobs > 1:
         raise UsageError("--jobs cuts the work into shards itself. Leave --shard out, or start each shard alone.")
     asked = _asked(method, machine)
@@ -118,12 +122,37 @@ def _run_methods(
         scoring.metrics, scoring.variants, metric_weights(scoring.weights), machine.device,
         low_memory=scoring.low_memory,
     )  # fmt: skip
-    session = Session(Shard.parse(run.shard) if run.shard else Shard(), run.retry_failed, failures.max_failed)
-    work = partial(_carry_out, configs, bench, data, wanted, run.out, session)
-    if run.jobs == 1:
+    parent = run.out or Path("runs") / benchmark.name
+    folders = {config.name: RunFolder(parent / config.name) for config in configs}
+    if run.overwrite:
+        for folder in folders.values():
+            folder.overwrite()
+    shard = Shard.parse(run.shard) if run.shard else Shard()
+    session = Session(shard, run.retry_failed, failures.max_failed, announce=run.jobs == 1)
+    work = partial(_carry_out, configs, bench, data, wanted, parent, session)
+    try:
+        return _share(work, benchmark, run.jobs, folders)
+    except Stopped:
+        for name, folder in folders.items():
+            if folder.exists:
+                kept, planned = len(Made.count(folder).pictures), folder.header().plan.pictures
+                say(f"{name}: {kept} of {planned} images are made and kept in {folder.path}.")
+        raise
+
+
+def _share(work: partial[list[Run]], benchmark: Benchmark, jobs: int, folders: Mapping[str, RunFolder]) -> list[Run]:
+    """Do the work here, or here and in further processes."""
+    from brushbench.engines.jobs import share
+    from brushbench.evaluation import Made
+
+    if jobs == 1:
         return work(benchmark=benchmark)
-    say(f"{run.jobs} processes share the work; the bars show the first one's part.")
-    return share(partial(work, benchmark=benchmark), run.jobs, elsewhere=work)
+    say(f"{jobs} processes share the work; the bars show the first one's part.")
+    before = {name: Made.count(folder) for name, folder in folders.items()}
+    runs = share(partial(work, benchmark=benchmark), jobs, elsewhere=work)
+    for name, folder in folders.items():
+        say(f"{name}: {before[name].since(folder)}")
+    return runs
 
 
 def _asked(method: MethodOptions, machine: MachineOptions) -> list[Spec]:
@@ -146,7 +175,7 @@ def _carry_out(
     bench: str,
     data: DataOptions,
     scoring: Scoring,
-    out: Path | None,
+    parent: Path,
     session: Session,
     shard: str | None = None,
     benchmark: Benchmark | None = None,
@@ -161,7 +190,6 @@ def _carry_out(
     scoring = replace(scoring, features=Features(low_memory=scoring.low_memory))
     samples = load(bench, data) if benchmark is None else benchmark
     session = replace(session, shard=Shard.parse(shard)) if shard else session
-    parent = out or Path("runs") / samples.name
     return [carry_out(config, samples, scoring, out=parent / config.name, session=session) for config in configs]
 
 

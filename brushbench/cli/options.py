@@ -18,17 +18,18 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from typer.models import OptionInfo
 
 from brushbench.cli import console
-from brushbench.errors import UsageError
+from brushbench.errors import UsageError, printable
 
 __all__ = [
     "DataOptions",
@@ -41,6 +42,8 @@ __all__ = [
     "TableOptions",
 ]
 __all__ += ["shared_options"]
+
+MAX_INTEGER = 10**18
 
 
 def shared_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,13 +59,18 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         if parameter.name in groups:
             parameters += _parameters(groups[parameter.name])
         else:
-            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY))
+            kind = _strict(hints[parameter.name])
+            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
 
     @functools.wraps(command)
     def call(**given: Any) -> None:
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
-        command(**given)
+        try:
+            command(**given)
+        except console.Stopped as stopped:
+            console.say(f"Stopped by {stopped}. What was finished is kept; the same command continues.")
+            raise typer.Exit(stopped.exit_code) from None
 
     # Typer reads these two; without a default first, so that required options need no special place.
     parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
@@ -71,11 +79,32 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def _strict(annotated: Any) -> Any:
+    """Return an option of whole numbers that takes ASCII digits only, of a length that a number can have."""
+    if get_origin(annotated) is not Annotated:
+        return annotated
+    kind, option = get_args(annotated)
+    if kind not in (int, int | None) or not isinstance(option, OptionInfo):
+        return annotated
+    option = copy(option)
+    low, high = option.min, option.max if option.max is not None else MAX_INTEGER
+
+    def whole_number(text: str | int) -> int:
+        plain = str(text).strip()
+        if not re.fullmatch(r"-?[0-9]{1,18}", plain) or not (low is None or int(plain) >= low) or int(plain) > high:
+            least = "" if low is None else f" of at least {low}"
+            raise typer.BadParameter(f"{printable(plain, 40)!r} is not a whole number{least}, at most {high}.")
+        return int(plain)
+
+    option.parser, option.metavar, option.min, option.max = whole_number, "INTEGER", None, None
+    return Annotated[kind, option]
+
+
 def _parameters(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     found = []
     for field in fields(group):
-        kind, option = get_args(hints[field.name])
+        kind, option = get_args(_strict(hints[field.name]))
         option = copy(option)
         if isinstance(option, OptionInfo):
             option.rich_help_panel = option.rich_help_panel or group.panel
@@ -133,7 +162,7 @@ class RunOptions:
 
     panel: ClassVar[str] = "Run"
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")] = 1234
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Images per sample.")] = 1
+    repeats: Annotated[int, typer.Option("--repeats", min=1, max=10_000, help="Images per sample.")] = 1
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Batch size; changing it starts a new run.")
     ] = 4
@@ -141,12 +170,15 @@ class RunOptions:
     shard: Annotated[str | None, typer.Option("--shard", help="i/n: generate part i of n only.")] = None
     jobs: Annotated[
         int,
-        typer.Option("--jobs", "-j", min=1, help="Processes of this machine that share the work; one per GPU."),
+        typer.Option("--jobs", "-j", min=1, max=256, help="Processes that share the work; one per GPU."),
     ] = 1
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Parent folder of the runs. Default: runs/BENCHMARK.")
     ] = None
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Generate failed images again.")] = False
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove the run that is there, whatever its settings.")
+    ] = False
 
 
 def _show_tracebacks(wanted: bool) -> bool:
@@ -191,6 +223,15 @@ class TableOptions:
     plus_minus: Annotated[
         bool, typer.Option("--plus-minus", help="Show ± half the interval's width behind each mean.")
     ] = False
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown protocol before any work."""
+        if self.protocol == "standard":
+            return
+        from brushbench.types import PROTOCOLS
+
+        if self.protocol not in PROTOCOLS:
+            raise UsageError(f"No protocol {self.protocol!r}. Known: {', '.join(PROTOCOLS)}.")
 
     @property
     def spread(self) -> Literal["none", "interval", "plus-minus"]:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,7 +24,7 @@ def share(work: Callable[[str], T], count: int, elsewhere: Callable[[str], objec
     """Call ``work("1/count")`` in this process and ``elsewhere("i/count")`` for every other i in one of its own.
 
     The processes divide torch's threads between them. Where there are GPUs, the i-th takes the i-th, in turn, as
-    ``cuda``. Only the first shows progress.
+    ``cuda``. Only the first shows progress. The others end with it, however it ends.
 
     Args:
         work: takes a shard.
@@ -37,7 +42,8 @@ def share(work: Callable[[str], T], count: int, elsewhere: Callable[[str], objec
 
     threads = max(1, torch.get_num_threads() // count)
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_join, args=(elsewhere, i, count, threads)) for i in range(2, count + 1)]
+    packed = pickle.dumps(elsewhere)  # unpacked only when the process knows how to end: it imports much
+    others = [context.Process(target=_join, args=(packed, i, count, threads)) for i in range(2, count + 1)]
     for process in others:
         process.start()
     try:
@@ -59,14 +65,36 @@ def share(work: Callable[[str], T], count: int, elsewhere: Callable[[str], objec
     return mine
 
 
-def _join(work: Callable[[str], object], index: int, count: int, threads: int) -> None:
+def _join(packed: bytes, index: int, count: int, threads: int) -> None:
+    _end_with_parent()
     progress.show_progress = False
-    _settle(index - 1, threads)
     try:
+        work = pickle.loads(packed)  # noqa: S301 - of our own parent
+        _settle(index - 1, threads)
         work(f"{index}/{count}")
     except BrushbenchError as error:
         print(f"process {index} of {count}: error: {error}", file=sys.stderr, flush=True)  # noqa: T201
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:  # the parent says so
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has ended, also by kill -9: two owners of one run would work at once."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if sys.platform == "linux":  # even while a library holds the interpreter's lock
+        import ctypes
+
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def _settle(place: int, threads: int) -> None:

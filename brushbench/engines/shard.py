@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from brushbench.errors import UsageError
+from brushbench.errors import UsageError, printable
 
 __all__ = ["Shard"]
 
@@ -28,9 +28,10 @@ class Shard:
         Raises:
             UsageError: anything else.
         """
-        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
         if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(f"--shard {text!r} is not i/n with 1 <= i <= n. The first of two shards is 1/2.")
+            given = printable(text, 80)
+            raise UsageError(f"--shard {given!r} is not i/n with 1 <= i <= n. The first of two shards is 1/2.")
         return cls(int(match[1]), int(match[2]))
 
     def take(self, batches: Sequence[T]) -> list[T]:

@@ -18,13 +18,14 @@ from brushbench.evaluation.loading import load_metric
 from brushbench.evaluation.provenance import code_of
 from brushbench.metrics.base import CAPTION_CUT
 from brushbench.metrics.plugins import metric_class
+from brushbench.store import ScoreRow
 from brushbench.types import JSON, Benchmark, Metric
 
 if TYPE_CHECKING:
     import pandas
 
     from brushbench.evaluation.scoring import Scoring
-    from brushbench.store import RunFolder
+    from brushbench.store import PictureKey, RunFolder
 
 __all__ = ["Column", "choose_columns", "load_columns"]
 
@@ -91,24 +92,35 @@ class Column:
             return header["identity"] == self.identity
         return all(header[key] == value for key, value in self.description.items() if key in header)
 
-    def missing_variants(self, folder: RunFolder, variants: Sequence[str], pictures: int) -> list[str]:
+    def stored(self, folder: RunFolder) -> list[ScoreRow]:
+        """Return the column's merged scores that count: under its settings, of the pictures that are there now."""
+        if not self.matches(folder.metric_headers().get(self.name, {})):
+            return []
+        table = folder.scores()
+        table = table[(table["metric"] == self.metric.name) & (table["protocol"] == self.metric.protocol)]
+        table = table[folder.is_current(table)]
+        plain = table.astype(object).where(table.notna(), None).to_dict("records")
+        return [ScoreRow(**{str(key): value for key, value in row.items()}) for row in plain]
+
+    def missing_variants(
+        self, folder: RunFolder, stored: Sequence[ScoreRow], variants: Sequence[str], planned: Sequence[PictureKey]
+    ) -> list[str]:
         """Return the variants to compute so that every one of ``variants`` is there under this column's settings.
 
         Scores of other settings or weights cannot stay in the column, so their variants are computed again too.
 
         Args:
             folder: the run.
+            stored: its scores of this column that count.
             variants: those that are asked for.
-            pictures: how many scores each has when it is complete.
+            planned: sample, split and repeat of every image.
         """
         header = folder.metric_headers().get(self.name, {})
-        held = [] if "unavailable" in header else list(header.get("variants", []))
         if not self.matches(header):
+            held = [] if "unavailable" in header else header.get("variants", [])
             return list(dict.fromkeys([*held, *variants]))
-        scores = folder.scores()
-        mine = scores[(scores["metric"] == self.metric.name) & (scores["protocol"] == self.metric.protocol)]
-        counts = mine["variant"].value_counts()
-        return [v for v in variants if v not in held or counts.get(v, 0) != pictures]
+        there = {(row.sample, row.split, row.repeat, row.variant) for row in stored}
+        return [v for v in variants if not all((*key, v) in there for key in planned)]
 
 
 def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from brushbench.config import RunConfig
 from brushbench.engines.shard import Shard
-from brushbench.errors import BadRecordError, RunError, UnusableError, printable
+from brushbench.errors import BadRecordError, RunError, RunLockedError, UnusableError, printable
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.evaluation.sources import NoPicture, Source
 from brushbench.isolation import world_of
@@ -33,72 +33,116 @@ def generate(
     shard: Shard,
     retry_failed: bool = False,
     max_failed: int = 0,
+    rescan: bool = False,
 ) -> None:
-    """Make every picture of a shard that is not there yet.
+    """Generate every image of a shard that is not there yet.
 
-    A picture that fails is recorded as failed, and the run goes on. It stops where the first pictures all fail, each
-    shard for itself: what is wrong then is the method, and nothing of it is written.
+    An image that fails is recorded as failed, and the run goes on. It stops where the first images all fail, each
+    shard for itself: what is wrong then is the method, and nothing of it is written. Each batch has one owner at a
+    time, whatever the shard: what another process is generating is left to it, and waited for at the end.
 
     Args:
         folder: of the run.
-        source: makes the pictures.
+        source: makes the images.
         benchmark: what they answer.
         config: the run's settings.
-        shard: the part of the plan that is made here.
-        retry_failed: make pictures again that failed in an earlier session.
-        max_failed: failed pictures that are put up with.
+        shard: the part of the plan that is generated here.
+        retry_failed: generate images again that failed in an earlier session.
+        max_failed: failed images that are tolerated.
+        rescan: ask for every image again, and commit the batches that are not as they were.
 
     Raises:
-        RunLockedError: another process works on the same shard.
-        RunError: the first pictures all failed; notes of the error hold the tracebacks.
+        RunError: the first images all failed; notes of the error hold the tracebacks.
     """
-    plan = make_plan(benchmark.keys, config.batch_size, config.repeats)
-    with folder.lock(str(shard)):
-        mine = shard.take(plan)
-        if retry_failed:
-            for batch in mine:
-                if folder.finished(batch.number) and any(row.state == "failed" for row in folder.rows(batch.number)):
-                    folder.discard(batch.number)
-        left = [batch for batch in mine if not folder.finished(batch.number)]
-        failed = _generate_batches(folder, source, benchmark, config, left, max(PATIENCE, max_failed))
+    plan = make_plan(benchmark.keys, config.batch_size, config.repeats, folder.header().schema_version)
+    work = _Work(folder, source, benchmark, config, retry_failed, rescan)
+    failed = work.generate([batch for batch in shard.take(plan) if work.is_left(batch)], max(PATIENCE, max_failed))
     if failed:
         folder.abandon()  # else the mended method would be refused as other settings
         raise _stopped(config.name, failed)
 
 
-def _generate_batches(
-    folder: RunFolder, source: Source, benchmark: Benchmark, config: RunConfig, batches: Sequence[Batch], patience: int
-) -> list[_Made]:
-    """Make and commit batches; return those of which every picture failed, uncommitted, if it stays at that."""
-    waiting: list[_Made] = []
-    proven = _has_pictures(folder)
-    for batch in track(batches, f"{config.name}: generate", lambda b: len(b.indexes)):
-        made = _make(source, benchmark, config, batch)
-        if made.method_failed and not proven:
-            waiting.append(made)
-            if sum(len(each.rows) for each in waiting) > patience:
-                break
-            continue
-        proven = proven or any(picture is not None for picture in made.pictures)
-        for each in [*waiting, made]:
-            _commit(folder, each)
-        waiting.clear()
-    if waiting and _has_pictures(folder):  # another shard's
-        for each in waiting:
-            _commit(folder, each)
-        waiting.clear()
-    return waiting
+@dataclass
+class _Work:
+    """What is generated, for whom, and whether one image has come out yet."""
 
+    folder: RunFolder
+    source: Source
+    benchmark: Benchmark
+    config: RunConfig
+    retry_failed: bool
+    rescan: bool
 
-def _has_pictures(folder: RunFolder) -> bool:
-    return any(row.sha256 for number in folder.finished_batches() for row in folder.rows(number))
+    def is_left(self, batch: Batch) -> bool:
+        """Whether a batch is still to be generated, or again."""
+        if self.rescan or not self.folder.finished(batch.name, [self.benchmark.keys[i][0] for i in batch.indexes]):
+            return True
+        return self.retry_failed and any(row.state == "failed" for row in self.folder.rows(batch.name))
+
+    def generate(self, batches: Sequence[Batch], patience: int) -> list[_Made]:
+        """Generate and commit; return the first batches, uncommitted, if every image of them failed."""
+        proven = self._has_pictures()
+        waiting: list[tuple[_Made, contextlib.ExitStack]] = []
+        busy: list[Batch] = []
+        try:
+            for batch in track(batches, f"{self.config.name}: generate", lambda b: len(b.indexes)):
+                owner = contextlib.ExitStack()
+                try:
+                    owner.enter_context(self.folder.lock(batch.name, wait=False))
+                except RunLockedError:
+                    busy.append(batch)
+                    continue
+                made = self._make(batch) if self.is_left(batch) else None
+                if made is None:
+                    owner.close()
+                    continue
+                waiting.append((made, owner))
+                proven = proven or not made.method_failed
+                if proven:
+                    self._commit(waiting)
+                elif sum(len(each.rows) for each, _ in waiting) > patience:
+                    break
+            if waiting and self._has_pictures():  # another process has made some
+                self._commit(waiting)
+            if not waiting:
+                self._generate_busy(busy)
+            return [made for made, _ in waiting]
+        finally:
+            for _, owner in waiting:
+                owner.close()
+
+    def _generate_busy(self, batches: Sequence[Batch]) -> None:
+        """Wait for what other processes were working on, and generate what they left."""
+        for batch in batches:
+            with self.folder.lock(batch.name):
+                if self.is_left(batch):
+                    self._commit([(self._make(batch), contextlib.ExitStack())])
+
+    def _has_pictures(self) -> bool:
+        return any(row.sha256 for row in self.folder.picture_rows().values())
+
+    def _make(self, batch: Batch) -> _Made:
+        return _make(self.source, self.benchmark, self.config, batch)
+
+    def _is_known(self, made: _Made) -> bool:
+        """Whether a batch came out as it is stored, when images are looked at again."""
+        return self.rescan and self.folder.is_committed(made.name) and self.folder.rows(made.name) == made.rows
+
+    def _commit(self, waiting: list[tuple[_Made, contextlib.ExitStack]]) -> None:
+        """Commit batches, and give up their locks."""
+        while waiting:
+            made, owner = waiting[0]
+            with owner:
+                if not self._is_known(made):
+                    _commit(self.folder, made)
+            waiting.pop(0)
 
 
 @dataclass(frozen=True)
 class _Made:
     """One batch, not yet committed."""
 
-    number: int
+    name: str
     rows: list[PictureRow]
     pictures: list[Picture | None]
     tracebacks: str
@@ -132,7 +176,7 @@ def _make(source: Source, benchmark: Benchmark, config: RunConfig, batch: Batch)
         rows.append(PictureRow(*key, state, "all pixels are black" if black else "", pixel_sha256(answer), meta))
         pictures.append(answer)
     failed = bool(answers) and all(isinstance(a, NoPicture) and a.state == "failed" for a in answers)
-    return _Made(batch.number, rows, pictures, "\n".join(tracebacks), seconds, failed)
+    return _Made(batch.name, rows, pictures, "\n".join(tracebacks), seconds, failed)
 
 
 def _read(benchmark: Benchmark, index: int) -> Sample | NoPicture:
@@ -147,10 +191,11 @@ def _read(benchmark: Benchmark, index: int) -> Sample | NoPicture:
 
 
 def _commit(folder: RunFolder, made: _Made) -> None:
+    folder.discard(made.name)
     if made.tracebacks:
-        folder.keep_tracebacks(made.number, made.tracebacks)
-    folder.commit(made.number, made.rows, made.pictures)
-    entry: dict[str, JSON] = {"batch": made.number, "pictures": len(made.rows), "seconds": made.seconds}
+        folder.keep_tracebacks(made.name, made.tracebacks)
+    folder.commit(made.name, made.rows, made.pictures)
+    entry: dict[str, JSON] = {"batch": made.name, "pictures": len(made.rows), "seconds": made.seconds}
     folder.log_timing({**entry, **_peak_memory()})
 
 
@@ -167,7 +212,11 @@ def _stopped(name: str, failed: Sequence[_Made]) -> RunError:
 
 
 def _peak_memory() -> dict[str, JSON]:
-    peak: dict[str, JSON] = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    peak: dict[str, JSON] = {}
+    with contextlib.suppress(ImportError):  # no such module on Windows
+        import resource
+
+        peak["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         peak["peak_cuda_mb"] = torch.cuda.max_memory_allocated() // 2**20

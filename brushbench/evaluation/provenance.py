@@ -30,13 +30,12 @@ from brushbench.errors import BrushbenchError, RunError, UsageError
 from brushbench.evaluation.plan import make_plan
 from brushbench.evaluation.sources import Source
 from brushbench.files import regular_file
+from brushbench.isolation import OWN_PACKAGES, PLUGIN
 from brushbench.registry import Spec
 from brushbench.types import JSON, Benchmark
 from brushbench.weights import sha256_file
 
-__all__ = ["code_of", "contents_of", "git_revision", "machine", "make_header", "software"]
-
-OWN_PACKAGES = ("brushbench", "baselines", "brushnet")
+__all__ = ["code_of", "contents_of", "git_revision", "machine", "make_header", "software", "source_file"]
 
 
 def make_header(
@@ -120,7 +119,7 @@ def code_of(cls: type[Any]) -> dict[str, str]:
     file = source_file(cls)
     if file is None:
         return {}
-    package = cls.__module__.count(".") if not cls.__module__.startswith("brushbench_plugin_") else 0
+    package = cls.__module__.count(".") if not cls.__module__.startswith(PLUGIN) else 0
     root = file.parents[min(package, len(file.parents) - 1)]
     if "site-packages" in file.parts or "dist-packages" in file.parts:
         return {file.name: sha256_file(file)}  # installed: its version changes with its files
@@ -137,11 +136,14 @@ def code_of(cls: type[Any]) -> dict[str, str]:
 
 def source_file(cls: type[Any]) -> Path | None:
     """Return the file that a class was read from; ``None`` for a notebook, an interpreter's prompt or ``python -c``."""
-    try:
-        file = Path(inspect.getsourcefile(cls) or "")
-    except TypeError:  # a class of __main__ without a file
-        return None
-    return file.resolve() if file.is_file() else None
+    functions = [inspect.unwrap(value) for value in vars(cls).values() if inspect.isfunction(value)]
+    names = [function.__code__.co_filename for function in functions]  # of a dataclass, some are made of no file
+    if not names:
+        try:
+            names = [inspect.getsourcefile(cls) or ""]
+        except TypeError:  # a class of __main__ without a file
+            return None
+    return next((Path(name).resolve() for name in names if name and Path(name).is_file()), None)
 
 
 def _imported(module: Path, root: Path) -> Iterator[Path]:

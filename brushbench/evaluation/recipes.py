@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,16 +18,17 @@ from brushbench.errors import BrushbenchError, DataError, RunError, UnknownNameE
 from brushbench.evaluation.columns import choose_columns
 from brushbench.evaluation.generation import generate
 from brushbench.evaluation.loading import load_benchmark, load_inpainter
-from brushbench.evaluation.provenance import code_of, contents_of, make_header
+from brushbench.evaluation.provenance import code_of, contents_of, make_header, source_file
 from brushbench.evaluation.scoring import Scoring, choose_variants, score
 from brushbench.evaluation.sources import ImageFolder, Method, NoPicture, Source
 from brushbench.features import Features
+from brushbench.progress import say
 from brushbench.registry import Spec, parse_spec
 from brushbench.runs import Run
-from brushbench.store import RunFolder
+from brushbench.store import PictureKey, RunFolder
 from brushbench.types import Benchmark, Inpainter, Picture, Sample, sample_seed
 
-__all__ = ["Session", "carry_out", "configure", "evaluate", "inpaint_one", "rescore", "score_images"]
+__all__ = ["Made", "Session", "carry_out", "configure", "evaluate", "inpaint_one", "rescore", "score_images"]
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,17 @@ class Session:
         shard: the part of the plan.
         retry_failed: generate images that failed in an earlier session again.
         max_failed: failed images that are tolerated before the first one comes out.
+        overwrite: remove the run that the folder holds, whatever its settings.
+        announce: say how many images were made and how many are reused.
+        rescan: look at every image again: they are not the method's, and may have changed.
     """
 
     shard: Shard = field(default_factory=Shard)
     retry_failed: bool = False
     max_failed: int = 0
+    overwrite: bool = False
+    announce: bool = True
+    rescan: bool = False
 
 
 def evaluate(
@@ -65,7 +74,8 @@ def evaluate(
     features: Features | None = None,
     retry_failed: bool = False,
     max_failed: int = 0,
-    notify: Callable[[str], None] | None = None,
+    overwrite: bool | None = None,
+    notify: Callable[[str], None] = say,
 ) -> Run:
     """Run a method over a benchmark and score it; what is already there is not generated again.
 
@@ -92,7 +102,9 @@ def evaluate(
         retry_failed: generate images that failed in an earlier session again.
         max_failed: failed images that are tolerated: if more than that, and more than the first 7, fail before one
             comes out, the run stops.
-        notify: called with sentences for a person; nothing is printed without it.
+        overwrite: remove the run that the folder holds and start again. By default that is done only for an object
+            whose class has no file, such as one from a notebook: whether it is still the same cannot be known.
+        notify: called with sentences for a person; they are printed to stderr unless it says otherwise.
 
     Raises:
         UnknownNameError: an unknown name, before any weight is loaded.
@@ -113,7 +125,9 @@ def evaluate(
         device=device, dtype=dtype,
     )  # fmt: skip
     method = None if isinstance(inpainter, str | Spec) else inpainter
-    session = Session(Shard.parse(shard) if shard else Shard(), retry_failed, max_failed)
+    if overwrite is None:
+        overwrite = method is not None and source_file(type(method)) is None
+    session = Session(Shard.parse(shard) if shard else Shard(), retry_failed, max_failed, overwrite)
     return carry_out(config, data, scoring, method=method, out=out, session=session, notify=notify)
 
 
@@ -144,7 +158,7 @@ def carry_out(
     method: Inpainter | None = None,
     out: str | Path | None = None,
     session: Session | None = None,
-    notify: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] = say,
 ) -> Run:
     """Generate and score what a run's settings ask for.
 
@@ -161,12 +175,13 @@ def carry_out(
         ConfigMismatchError: the folder holds a run of other settings.
     """
     spec = Spec(config.model, config.options)
+    contents = contents_of(spec)  # first: what is no file would hang whoever opens it
     source = Method(load_inpainter(spec, config.device, config.dtype) if method is None else method)
     if source.capabilities.text:
         benchmark = benchmark.with_captions()
     takes_device = method is None and "device" in registry.option_names(registry.resolve("model", spec.name))
     header = make_header(
-        source, benchmark, config, code=code_of(type(source.inpainter)), contents=contents_of(spec),
+        source, benchmark, config, code=code_of(type(source.inpainter)), contents=contents,
         device=choose_device(config.device).type if takes_device else "",
     )  # fmt: skip
     return _run(source, benchmark, header, scoring, out, session or Session(), notify)
@@ -179,7 +194,7 @@ def score_images(
     name: str,
     out: str | Path | None = None,
     scoring: Scoring | None = None,
-    notify: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] = say,
 ) -> Run:
     """Score pictures that were made elsewhere; a picture that is not there counts as missing.
 
@@ -203,7 +218,7 @@ def score_images(
             f"{source.path_of(*benchmark.keys[0])}, or score on another benchmark with --bench."
         )
     header = make_header(source, benchmark, configure(Spec("images", {}), benchmark, name=name))
-    return _run(source, benchmark, header, scoring or Scoring(), out, Session(), notify)
+    return _run(source, benchmark, header, scoring or Scoring(), out, Session(rescan=True), notify)
 
 
 def rescore(
@@ -212,7 +227,7 @@ def rescore(
     benchmark: str | Path | Benchmark | None = None,
     data: str | Path | None = None,
     scoring: Scoring | None = None,
-    notify: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] = say,
 ) -> Run:
     """Add or redo columns of a run whose images are generated; every other column stays as it is.
 
@@ -340,17 +355,57 @@ def _run(
     scoring: Scoring,
     out: str | Path | None,
     session: Session,
-    notify: Callable[[str], None] | None,
+    notify: Callable[[str], None],
 ) -> Run:
     choose_variants(scoring.variants, source.capabilities)  # an unknown name fails before any picture is made
     config = header.config
     folder = RunFolder(Path(out).expanduser() if out else Path("runs") / config.benchmark / config.name)
-    folder.begin(header)
-    generate(folder, source, benchmark, config, session.shard, session.retry_failed, session.max_failed)
+    if session.overwrite and folder.exists:
+        folder.overwrite()
+    for note in folder.begin(header, functools.partial(_begins_with, benchmark)):
+        notify(f"{config.name}: {note}")
+    there = Made.count(folder)
+    generate(folder, source, benchmark, config, session.shard, session.retry_failed, session.max_failed, session.rescan)
+    if session.announce:
+        notify(f"{config.name}: {there.since(folder)}")
     _tell(score(folder, benchmark, scoring, session.shard), notify)
     return Run(folder)
 
 
-def _tell(unavailable: Mapping[str, str], notify: Callable[[str], None] | None) -> None:
+def _begins_with(benchmark: Benchmark, earlier: RunHeader) -> bool:
+    """Whether the data of an earlier, smaller run are the beginning of a benchmark's."""
+    if (earlier.benchmark.name, earlier.benchmark.sha256) == (benchmark.name, benchmark.manifest.get("sha256")):
+        return True
+    if not benchmark.spec:  # made in Python: it cannot be loaded again with an earlier limit
+        return False
+    spec = Spec(benchmark.spec, benchmark.loaded_with)
+    part = registry.build("benchmark", spec, {"split": ",".join(earlier.config.splits), "limit": earlier.config.limit})
+    if earlier.capabilities.text and earlier.config.model != "images":
+        part = part.with_captions()
+    return bool(part.manifest["sha256"] == earlier.benchmark.sha256)
+
+
+@dataclass(frozen=True)
+class Made:
+    """How many images of a run were there at a moment, and of when the newest is."""
+
+    pictures: frozenset[tuple[PictureKey, str]]
+    newest: float
+
+    @classmethod
+    def count(cls, folder: RunFolder) -> Made:
+        """Count the images of a run."""
+        rows = folder.picture_rows().items()
+        return cls(frozenset((key, row.sha256) for key, row in rows if row.sha256), folder.newest_batch())
+
+    def since(self, folder: RunFolder) -> str:
+        """Return what has been made since then and what is reused, in words."""
+        now = Made.count(folder).pictures
+        reused = len(self.pictures & now)
+        when = f" (from {datetime.fromtimestamp(self.newest).astimezone():%Y-%m-%d %H:%M})" if reused else ""
+        return f"made {len(now) - reused}, reused {reused}{when}"
+
+
+def _tell(unavailable: Mapping[str, str], notify: Callable[[str], None]) -> None:
     for column, reason in unavailable.items():
-        (notify or (lambda _: None))(f"{column} is unavailable: {reason}")
+        notify(f"{column} is unavailable: {reason}")

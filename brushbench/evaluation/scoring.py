@@ -17,7 +17,7 @@ from brushbench.features import Features
 from brushbench.metrics.plugins import metric_class
 from brushbench.progress import track
 from brushbench.runs import Run
-from brushbench.store import PictureRow, RunFolder, ScoreRow
+from brushbench.store import PictureKey, PictureRow, RunFolder, ScoreRow
 from brushbench.types import Benchmark, Capabilities, Metric, Picture, Sample, Score, Scored, Unscored
 from brushbench.variants import VARIANTS, make_variant
 from brushbench.weights import is_hub_id
@@ -82,9 +82,9 @@ def score(
     """
     shard = shard or Shard()
     run = Run(folder)
-    plan = make_plan(benchmark.keys, run.config.batch_size, run.config.repeats)
+    plan = make_plan(benchmark.keys, run.config.batch_size, run.config.repeats, run.header.schema_version)
     mine = shard.take(plan)
-    left = [batch.number for batch in mine if not folder.finished(batch.number)]
+    left = [b.name for b in mine if not folder.finished(b.name, [benchmark.keys[i][0] for i in b.indexes])]
     if left:
         raise RunError(
             f"{folder.path} lacks {len(left)} of {len(mine)} batches. Finish it with the `brushbench eval` command "
@@ -92,22 +92,62 @@ def score(
         )
     variants = choose_variants(scoring.variants, run.header.capabilities)
     columns, unavailable = load_columns(scoring, benchmark)
-    pictures = len(benchmark) * run.config.repeats
-    # `redo` computes what is asked for again; what other settings left in the column has to go in any case.
-    todo = {c: c.missing_variants(folder, variants, pictures) for c in columns}
-    if redo:
-        todo = {c: list(dict.fromkeys([*missing, *variants])) for c, missing in todo.items()}
-    todo = {c: missing for c, missing in todo.items() if missing}
+    todo = [task for c in columns if (task := _task(folder, c, variants, plan, benchmark, redo)) is not None]
     features = scoring.features or Features(low_memory=scoring.low_memory)
-    for group in [{c: v} for c, v in todo.items()] if scoring.low_memory else [todo]:
-        with folder.lock(f"score-{shard}"):
-            _score_columns(folder, benchmark, run.config.name, mine, group, features)
-        for column, missing in group.items():
-            _merge_if_complete(folder, column, missing, plan)
+    for group in [[task] for task in todo] if scoring.low_memory else [todo]:
+        _score_columns(folder, benchmark, run.config.name, mine, group, features)
+        for task in group:
+            _merge_if_complete(folder, task, plan, benchmark)
     for name, reason in unavailable.items():
         if name not in folder.metric_headers():
             folder.record_metric(name, {"unavailable": reason})
     return unavailable
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One column that is computed: under which variants, and what of them is already there."""
+
+    column: Column
+    variants: Sequence[str]
+    held: Mapping[PictureKey, Sequence[ScoreRow]]
+
+    @property
+    def part(self) -> str:
+        """Where its scores wait."""
+        return self.column.part(self.variants)
+
+    def rows_of(self, folder: RunFolder, batch: Batch, benchmark: Benchmark) -> list[ScoreRow] | None:
+        """Return the scores of a batch that are there, waiting or merged; ``None`` where some are not."""
+        if not folder.is_committed(batch.name):  # another process is at it
+            return None
+        pictures = {row.key: row for row in folder.rows(batch.name)}
+        waiting = folder.waiting(self.part, batch.name, pictures)
+        rows = waiting or [row for key in keys_of(batch, benchmark) for row in self.held.get(key, ())]
+        return rows if len(rows) == len(batch.indexes) * len(self.variants) else None
+
+
+def keys_of(batch: Batch, benchmark: Benchmark) -> list[PictureKey]:
+    """Return sample, split and repeat of every image of a batch."""
+    return [(*benchmark.keys[i], batch.repeat) for i in batch.indexes]
+
+
+def _task(
+    folder: RunFolder, column: Column, variants: Sequence[str], plan: Sequence[Batch], benchmark: Benchmark, redo: bool
+) -> _Task | None:
+    """Return what of a column is to be computed; ``None`` where it is complete."""
+    stored = column.stored(folder)
+    missing = column.missing_variants(folder, stored, variants, [key for b in plan for key in keys_of(b, benchmark)])
+    if redo:  # what other settings left in the column has to go in any case
+        return _Task(column, list(dict.fromkeys([*missing, *variants])), {})
+    if not missing:
+        folder.clear_parts(column.name)
+        return None
+    held: dict[PictureKey, list[ScoreRow]] = {}
+    for row in stored:
+        if row.variant in missing:
+            held.setdefault((row.sample, row.split, row.repeat), []).append(row)
+    return _Task(column, missing, held)
 
 
 def _score_columns(
@@ -115,26 +155,30 @@ def _score_columns(
     benchmark: Benchmark,
     title: str,
     batches: Sequence[Batch],
-    columns: Mapping[Column, Sequence[str]],
+    tasks: Sequence[_Task],
     features: Features,
 ) -> None:
-    """Score batches under each column's variants; what waits to be merged already is not computed again."""
-    parts = {column: column.part(variants) for column, variants in columns.items()}
-    todo = [b for b in batches if any(not folder.part(part, b.number).is_file() for part in parts.values())]
+    """Score batches under each column's variants; what is there already is not computed again."""
+    todo = [b for b in batches if any(task.rows_of(folder, b, benchmark) is None for task in tasks)]
     for batch in track(todo, f"{title}: score", lambda b: len(b.indexes)):
-        answered = [_Answered.read(folder, row, benchmark, i) for row, i in _rows_of(folder, batch)]
-        made = {
-            variant: [one.made(variant) for one in answered]
-            for variant in dict.fromkeys(v for variants in columns.values() for v in variants)
-        }
-        for column, variants in columns.items():
-            if not folder.part(parts[column], batch.number).is_file():
-                scored = [r for v in variants for r in _score_batch(column.metric, v, made[v], answered, features)]
-                folder.commit_scores(parts[column], batch.number, scored)
+        with folder.lock(batch.name):  # its pictures stay what they are while they are scored
+            left = [task for task in tasks if task.rows_of(folder, batch, benchmark) is None]
+            if left:
+                _score_tasks(folder, benchmark, batch, left, features)
 
 
-def _rows_of(folder: RunFolder, batch: Batch) -> list[tuple[PictureRow, int]]:
-    return list(zip(folder.rows(batch.number), batch.indexes, strict=True))
+def _score_tasks(
+    folder: RunFolder, benchmark: Benchmark, batch: Batch, tasks: Sequence[_Task], features: Features
+) -> None:
+    rows = folder.rows(batch.name)
+    answered = [_Answered.read(folder, row, benchmark, i) for row, i in zip(rows, batch.indexes, strict=True)]
+    made = {
+        variant: [one.made(variant) for one in answered]
+        for variant in dict.fromkeys(v for task in tasks for v in task.variants)
+    }
+    for task in tasks:
+        scored = [r for v in task.variants for r in _score_batch(task.column.metric, v, made[v], answered, features)]
+        folder.commit_scores(task.part, batch.name, scored)
 
 
 @dataclass(frozen=True)
@@ -198,17 +242,22 @@ def _score_batch(
         meta = {} if isinstance(one.sample, Unscored) else one.sample.meta
         prompt_variant = meta.get("prompt_variant", "caption")
         key = (one.row.sample, one.row.split, prompt_variant, one.row.repeat, variant, metric.name, metric.protocol)
-        result.append(ScoreRow(*key, number, reason))
+        result.append(ScoreRow(*key, number, reason, one.row.sha256))
     return result
 
 
-def _merge_if_complete(folder: RunFolder, column: Column, variants: Sequence[str], plan: Sequence[Batch]) -> None:
-    part = column.part(variants)
-    if len(folder.scored_batches(part)) != len(plan):
-        return
-    before = folder.metric_headers().get(column.name, {})
-    held = before["variants"] if column.matches(before) and "variants" in before else []
-    folder.merge(part, column.name, functools.partial(column.header, list(dict.fromkeys([*held, *variants]))))
+def _merge_if_complete(folder: RunFolder, task: _Task, plan: Sequence[Batch], benchmark: Benchmark) -> None:
+    """Merge a column whose last batch is scored, here or by another process."""
+    with folder.lock("merge"):
+        column = task.column
+        found = [task.rows_of(folder, batch, benchmark) for batch in plan]
+        rows = [row for batch in found if batch is not None for row in batch]
+        if None in found:
+            return
+        before = folder.metric_headers().get(column.name, {})
+        held = before["variants"] if column.matches(before) and "variants" in before else []
+        describe = functools.partial(column.header, list(dict.fromkeys([*held, *task.variants])))
+        folder.merge(column.name, rows, describe, [key for batch in plan for key in keys_of(batch, benchmark)])
 
 
 def choose_variants(variants: str | Sequence[str], capabilities: Capabilities) -> list[str]:

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from brushbench import assets, text
 from brushbench.errors import BrushbenchError, RunError, UsageError
+from brushbench.records import write_atomically
 from brushbench.runs import Run
 from brushbench.scoresets import ColumnKey, ScoreSet, from_run, unlike
 from brushbench.stats import SMALLEST, noise_floor
-from brushbench.store import write_atomically
 
 __all__ = [
     "FOLDER",

@@ -34,6 +34,7 @@ _NOT_IDENTITY = {
     "caveat",
     "shown",
     "identity",
+    "scores_sha256",
 }
 
 

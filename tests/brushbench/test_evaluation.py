@@ -47,6 +47,7 @@ def test_the_plan_covers_every_sample_once_and_no_batch_crosses_a_split() -> Non
     assert sorted(i for batch in plan for i in batch.indexes) == sorted(list(range(10)) * 2)
     assert all({keys[i][1] for i in batch.indexes} == {batch.split} for batch in plan)
     assert [batch.number for batch in plan] == list(range(12))
+    assert len({batch.name for batch in plan}) == 12
     shards = [Shard(i, 3).take(plan) for i in (1, 2, 3)]
     assert sorted(b.number for shard in shards for b in shard) == list(range(12))
 
@@ -239,7 +240,7 @@ def test_pictures_that_were_all_wrong_may_be_mended_and_scored_in_the_same_folde
     assert run.pictures()["ok"] == 3
 
 
-@pytest.mark.parametrize("file", ["run.json", "metrics.json", "scores.parquet", "batches/000000.json"])
+@pytest.mark.parametrize("file", ["run.json", "metrics.json", "scores.parquet", "batches/inside-0-000000.json"])
 @pytest.mark.parametrize("content", ["{", "7"])
 def test_a_damaged_file_of_a_run_is_named_with_what_to_do(data: Path, tmp_path: Path, file: str, content: str) -> None:
     run = evaluate(data, tmp_path / "r")

@@ -99,13 +99,10 @@ def test_two_jobs_equal_the_whole(data: Path, whole: dict[str, str], tmp_path: P
 
 
 def test_a_job_that_fails_says_why_and_keeps_what_is_made(data: Path, whole: dict[str, str], tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "noise")
-    with folder.lock("shard-2-of-2"):
-        failed = subprocess.run(
-            command(data, tmp_path, "--jobs", "2"), env=environment(), capture_output=True, text=True
-        )
-    assert failed.returncode == 3
-    assert "process 2 of 2: error: " in failed.stderr
+    broken = {**environment(), "TOY_FAILS_IN_JOBS": "1"}
+    failed = subprocess.run(command(data, tmp_path, "--jobs", "2"), env=broken, capture_output=True, text=True)
+    assert failed.returncode == 2  # that of the process's own error
+    assert "process 2 of 2: error: out of paint" in failed.stderr
     assert "Of 2 processes these failed: 2." in failed.stderr
     run(data, tmp_path, "--jobs", "2")
     assert contents(tmp_path / "noise") == whole
@@ -119,12 +116,21 @@ def test_jobs_and_shard_are_not_mixed(data: Path, tmp_path: Path) -> None:
     assert "Leave --shard out" in mixed.stderr
 
 
-def test_a_shard_that_is_being_worked_on_is_refused(data: Path, tmp_path: Path) -> None:
+def test_a_batch_that_another_process_works_on_is_waited_for_and_said_so(
+    data: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    """The whole run and its shards had locks of their own, so two processes worked on one batch."""
     run(data, tmp_path)
-    with RunFolder(tmp_path / "noise").lock("shard-1-of-1"):
-        second = subprocess.run(command(data, tmp_path), env=environment(), capture_output=True, text=True, check=False)
-    assert second.returncode == 3
-    assert "--shard i/n" in second.stderr
+    folder = RunFolder(tmp_path / "noise")
+    folder.discard("inside-0-000001")
+    with folder.lock("inside-0-000001"):
+        second = subprocess.Popen(command(data, tmp_path), env=environment(), stderr=subprocess.PIPE, text=True)
+        assert second.stderr
+        said = next(line for line in second.stderr if "Waiting" in line)
+        assert said.startswith("Waiting for another process, which works on batch inside-0-000001 in ")
+        assert second.poll() is None
+    assert second.wait(120) == 0
+    assert contents(tmp_path / "noise") == whole
 
 
 def test_other_settings_in_the_same_folder_are_refused_with_the_difference(data: Path, tmp_path: Path) -> None:

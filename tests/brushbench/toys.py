@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from brushbench.errors import UsageError
 from brushbench.masks import encode_rle
 from brushbench.metrics.base import CAPTION_CUT
 from brushbench.types import JSON, Capabilities, InpaintRequest, Picture, Sample, Scored, Unscored
@@ -73,6 +75,8 @@ class Slow(Noise):
         import time
 
         time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
+        if os.environ.get("TOY_FAILS_IN_JOBS") and multiprocessing.parent_process() is not None:
+            raise UsageError("out of paint")
         return super()._one(request)
 
     def describe(self) -> Mapping[str, JSON]:

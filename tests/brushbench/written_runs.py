@@ -59,12 +59,11 @@ def write_run(
             for s, v in zip(names, row, strict=True)  # type: ignore[call-overload]
         ]
         column = f"{metric}@{protocol}"
-        run.commit_scores(f"{column}-x", 0, rows)
         header = {
             "metric": metric, "protocol": protocol, "unit": "", "region": "whole", "variants": [variant],
             "higher_is_better": metric not in ("mse", "lpips"), **(headers or {}).get(metric, {}),
         }  # fmt: skip
-        run.merge(f"{column}-x", column, lambda _, header=header: header)  # type: ignore[misc]
+        run.merge(column, rows, lambda _, header=header: header)  # type: ignore[misc]
     batch = [
         {"sample": s, "split": split, "repeat": r, "seed": 0, "state": state, "reason": "", "sha256": "", "meta": m}
         for r in range(repeats)

@@ -1,0 +1,278 @@
+"""The records of a run's folder as types and files: one row per picture, one row per score. Imports no torch.
+
+A folder may come from someone else, or from a process that was killed: what does not hold what it should is one
+:class:`RunError` that names the file and says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import quote
+
+import numpy as np
+
+from brushbench.errors import RunError, UnusableError, printable
+from brushbench.files import read_bytes
+from brushbench.types import Picture
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = [
+    "BATCH_NAME",
+    "COLUMNS",
+    "KEY",
+    "PictureRow",
+    "ScoreRow",
+    "State",
+    "batch_name",
+    "column_sha256",
+    "dump",
+    "file_name",
+    "pixel_sha256",
+    "read_headers",
+    "read_json",
+    "read_rows",
+    "read_table",
+    "rows_to_table",
+    "table_bytes",
+    "write_atomically",
+]
+
+State: TypeAlias = Literal["ok", "black", "missing", "failed"]
+KEY = ("sample", "split", "prompt_variant", "repeat", "variant", "metric", "protocol")
+COLUMNS = (*KEY, "value", "reason", "picture_sha256")
+BATCH_NAME = re.compile(r"(?!\.)([\w%.-]+-\d+-)?\d{6,}")  # without split and repeat: schema 1
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
+AGAIN = "Delete it, and run the command again that began the run."
+SCORE_AGAIN = "Delete it, and score the run again."
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """What became of one picture of a batch."""
+
+    sample: str
+    split: str
+    repeat: int
+    seed: int
+    state: State
+    reason: str = ""
+    sha256: str = ""  # of the decoded pixels
+    meta: Mapping[str, str] = field(default_factory=dict)  # what the benchmark carries of the sample
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Sample, split and repeat: which picture it is."""
+        return self.sample, self.split, self.repeat
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score, or the reason why there is none (``value`` is ``None``); beside a score ``reason`` is a remark."""
+
+    sample: str
+    split: str
+    prompt_variant: str
+    repeat: int
+    variant: str
+    metric: str
+    protocol: str
+    value: float | None
+    reason: str = ""
+    picture_sha256: str | None = None  # of the picture it was computed from; None: schema 1, which did not say
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+def file_name(text: str) -> str:
+    """Return a text as the name of a file or folder, percent-encoded where a system would refuse it."""
+    encoded = quote(text, safe="").replace(".", "%2E")
+    if text.partition(".")[0].upper() in RESERVED:
+        return f"%{ord(text[0]):02X}{encoded[1:]}"
+    return text if re.fullmatch(r"[\w-][\w.-]*", text, re.ASCII) else encoded
+
+
+def batch_name(split: str, repeat: int, index: int) -> str:
+    """Return the name of a batch: it does not depend on how many others there are, so that a run can grow."""
+    return f"{file_name(split)}-{repeat}-{index:06d}"
+
+
+def pixel_sha256(picture: Picture) -> str:
+    """Return the SHA-256 of a picture's shape and pixels, whatever file format holds it."""
+    digest = hashlib.sha256(str(picture.shape).encode())
+    digest.update(np.ascontiguousarray(picture).tobytes())
+    return digest.hexdigest()
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all: temporary file, fsync, rename.
+
+    Raises:
+        RunError: the disk is full, failing or read-only.
+    """
+    # No process id in the name: what a killed process left behind is written over by the next one.
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        if os.name == "posix":  # a folder cannot be opened elsewhere
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"{path} could not be written ({error.strerror}). Free space there, or mend the disk or its permissions; "
+            "the same command then continues."
+        ) from None
+
+
+def dump(value: object) -> bytes:
+    """Return a record as JSON."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def read_json(file: Path, kind: type, remedy: str) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        RunError: it cannot be read, is no JSON, or holds another kind of value.
+    """
+    try:
+        content = json.loads(read_bytes(file))
+    except UnusableError as error:
+        raise RunError(f"{error} {remedy}") from None
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested too deep
+        raise RunError(f"{file} is not JSON ({printable(str(error))}). {remedy}") from None
+    if not isinstance(content, kind):
+        raise RunError(f"{file} holds a {type(content).__name__}, expected a {kind.__name__}. {remedy}")
+    return content
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _typed(kind: Any, content: Any, file: Path, remedy: str) -> Any:
+    from pydantic import ValidationError
+
+    from brushbench.config import problems
+
+    try:
+        return _adapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise RunError(f"{file} is damaged: {problems(error)}. {remedy}") from None
+
+
+def read_rows(file: Path, kind: type[PictureRow] | type[ScoreRow]) -> list[Any]:
+    """Return the rows of a batch, of its pictures or of its scores.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    remedy = AGAIN if kind is PictureRow else SCORE_AGAIN
+    return list(_typed(list[kind], read_json(file, list, remedy), file, remedy))  # type: ignore[valid-type]
+
+
+def read_headers(file: Path) -> dict[str, Any]:
+    """Return what each column was computed with, by ``name@protocol``.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    from brushbench.config import ColumnRecord
+
+    headers: dict[str, Any] = read_json(file, dict, SCORE_AGAIN)
+    _typed(dict[str, ColumnRecord], headers, file, SCORE_AGAIN)
+    return headers
+
+
+# The table of scores --------------------------------------------------------------------------------------------------
+
+
+def read_table(file: Path) -> pandas.DataFrame:
+    """Return every score, one row each; no rows where there is no file.
+
+    Raises:
+        RunError: the file is damaged, or holds a score twice.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not file.is_file():
+        return pd.DataFrame({name: pd.Series(dtype="float64" if name == "value" else "object") for name in COLUMNS})
+    try:
+        found = pq.read_table(io.BytesIO(read_bytes(file)))
+    except (OSError, UnusableError, MemoryError, pa.ArrowException) as error:
+        raise RunError(f"{file} cannot be read ({printable(str(error))}). {SCORE_AGAIN}") from None
+    if "picture_sha256" not in found.column_names:  # schema 1
+        found = found.append_column("picture_sha256", pa.nulls(found.num_rows, pa.string()))
+    for name in COLUMNS:
+        fits = {"value": pa.types.is_floating, "repeat": pa.types.is_integer}.get(name, _is_text)
+        if name not in found.column_names or not fits(found.schema.field(name).type):
+            raise RunError(f"{file} has no column {name!r} of its type. {SCORE_AGAIN}")
+        if name in KEY and found.column(name).null_count:
+            raise RunError(f"{file} has a score without {name!r}. {SCORE_AGAIN}")
+    table: pandas.DataFrame = found.select(list(COLUMNS)).to_pandas()
+    if table.duplicated(list(KEY)).any():
+        raise RunError(f"{file} holds a score twice. {SCORE_AGAIN}")
+    return table.astype({name: "object" for name in COLUMNS if name not in ("value", "repeat")})
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+
+
+def table_bytes(table: pandas.DataFrame) -> bytes:
+    """Return a table of scores as a Parquet file; equal tables give equal bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [pa.field(name, {"value": pa.float64(), "repeat": pa.int64()}.get(name, pa.string())) for name in COLUMNS]
+    )
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(), buffer)
+    return buffer.getvalue()
+
+
+def column_sha256(table: pandas.DataFrame) -> str:
+    """Return the SHA-256 over the scores of one column, whatever order they are in."""
+    rows = table[list(COLUMNS)].astype(object).where(table[list(COLUMNS)].notna(), None).to_numpy().tolist()
+    return hashlib.sha256(json.dumps(sorted(map(repr, rows))).encode()).hexdigest()
+
+
+def rows_to_table(rows: Sequence[ScoreRow]) -> pandas.DataFrame:
+    """Return score rows as a table."""
+    import pandas as pd
+
+    table = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
+    return table.astype({"value": "float64", "repeat": "int64"})
