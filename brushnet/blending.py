@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BlendMode", "blend"]
+__all__ = ["BlendMode", "blend", "blur_share"]
 
 BlendMode: TypeAlias = Literal["blur", "paste", "brushedit", "none"]
 
@@ -60,10 +60,19 @@ def blend(
         return generated.copy()
     if mode == "paste":
         return np.where(hole[..., None], generated, original)
-    blurred = _blurred(hole, kernel, sigma)[..., None]
-    share = 0.5 * blurred + 0.5 if mode == "brushedit" else 1 - (1 - hole[..., None]) * (1 - blurred)
+    if mode == "brushedit":
+        share = 0.5 * _blurred(hole, kernel, sigma)[..., None] + 0.5
+    else:
+        share = blur_share(hole, kernel, sigma)[..., None]
     mixed: npt.NDArray[np.float64] = original * (1 - share) + generated * share
     return mixed.astype(np.uint8)
+
+
+def blur_share(
+    hole: npt.NDArray[np.bool_] | npt.NDArray[np.uint8], kernel: int = 21, sigma: float = 0.0
+) -> npt.NDArray[np.float64]:
+    """Return the share of the generated picture that ``blur`` mixes in, float64 (H, W) in 0..1; see :func:`blend`."""
+    return 1 - np.where(hole, 0.0, 1 - _blurred(hole, kernel, sigma))
 
 
 def _blurred(hole: npt.NDArray[np.bool_] | npt.NDArray[np.uint8], kernel: int, sigma: float) -> npt.NDArray[np.float64]:
