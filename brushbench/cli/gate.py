@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from brushbench.cli.console import check_output, print_table, say
+from brushbench.cli.report import check_folder, make_page
 from brushbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def gate(
     markdown: Annotated[str | None, typer.Option("--markdown", metavar="FILE", help=FILE)] = None,
     junit: Annotated[str | None, typer.Option("--junit", metavar="FILE", help=FILE)] = None,
     json: Annotated[str | None, typer.Option("--json", metavar="FILE", help=FILE)] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Folder of a page to write, with the verdict and every image.")
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what margins how many samples can hold; decide nothing.")
     ] = False,
@@ -89,6 +93,8 @@ def gate(
     rules = None if policy is None else load_policy(policy)
     if inconclusive not in ("report", "pass", "fail"):
         raise UsageError(f"--inconclusive {inconclusive!r} is unknown. Known: report, pass, fail.")
+    if report is not None:
+        check_folder(report)
     verdicts = [decide(run, accepted, rules, inconclusive=inconclusive) for run in runs]  # type: ignore[arg-type]
     wanted = {"to_markdown": markdown, "to_junit": junit, "to_json": json}
     if not _write(verdicts, wanted):
@@ -96,7 +102,22 @@ def gate(
             typer.echo(verdict.to_text())
     for verdict in verdicts:
         say(verdict.sentence)
+    _look(runs, verdicts, report)
     raise typer.Exit(max((verdict.exit_code for verdict in verdicts), key=[0, 4, 1, 3].index))
+
+
+def _look(runs: list[Path], verdicts: list[Verdict], report: Path | None) -> None:
+    """Write the page of the runs with their verdicts, or say how to look at the images."""
+    if report is None:
+        folders = " ".join(map(str, runs))
+        say(f"To see the images: brushbench sheet {folders} -o sheet.png, or the option --report FOLDER")
+        return
+    from brushbench.gating.output import table
+    from brushbench.leaderboard import open_runs
+    from brushbench.report.render import GateSection
+
+    gates = [GateSection(verdict.sentence, table(verdict, "html")) for verdict in verdicts]
+    say(f"Wrote {make_page(open_runs(runs), report, gates=gates)}. Open it in a browser.")
 
 
 def _write(verdicts: list[Verdict], wanted: dict[str, str | None]) -> bool:

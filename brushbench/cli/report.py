@@ -13,6 +13,9 @@ from brushbench.cli.options import shared_options
 from brushbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from brushbench.report.render import GateSection
     from brushbench.runs import Run
     from brushbench.types import Benchmark
 
@@ -67,8 +70,9 @@ def make_page(
     originals: bool = True,
     thumbnail: int = 160,
     jobs: int = 2,
+    gates: Sequence[GateSection] = (),
 ) -> Path:
-    """Write the page of runs and return its path."""
+    """Write the page of runs, with the verdicts of a gate if there are any, and return its path."""
     from brushbench.report.data import collect
     from brushbench.report.render import prepare_folder, write_page, write_pictures
 
@@ -77,7 +81,7 @@ def make_page(
     prepare_folder(output)
     if benchmark is not None:
         write_pictures(found, benchmark, output, side=thumbnail, originals=originals, jobs=jobs)
-    return write_page(found, output)
+    return write_page(found, output, gates)
 
 
 @app.command(

@@ -8,7 +8,8 @@ script but its own file.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,17 @@ STATIC = ("report.css", "report.js")
 MARK = "gallery.js"  # what tells a report's folder from any other
 
 
+@dataclass(frozen=True)
 class GateSection:
-    """The quality gate's verdict in a page.
+    """The quality gate in a page.
 
-    Args:
-        verdict: the verdict's text.
-        heading: names of the columns.
-        lines: one row of text per check.
+    Attributes:
+        sentence: the verdict in words, untrusted.
+        table: its checks as HTML, from :func:`brushbench.leaderboard.render.render_grid`, which escapes every cell.
     """
 
-    def __init__(self, verdict: str, heading: Iterable[str], lines: Iterable[Iterable[str]]) -> None:
-        self.verdict = verdict
-        self.heading = tuple(heading)
-        self.lines = tuple(tuple(line) for line in lines)
+    sentence: str
+    table: str
 
 
 def check_folder(out: Path) -> None:
@@ -102,7 +101,7 @@ def write_pictures(
             report.gallery.problems.setdefault(key, {})[row] = reason
 
 
-def write_page(report: Report, out: Path, gate: GateSection | None = None) -> Path:
+def write_page(report: Report, out: Path, gates: Sequence[GateSection] = ()) -> Path:
     """Write the page beside its pictures and return its path."""
     import jinja2
     from markupsafe import Markup
@@ -112,14 +111,14 @@ def write_page(report: Report, out: Path, gate: GateSection | None = None) -> Pa
     )
     plots = [{"svg": Markup(plot.svg), "caption": plot.caption} for plot in draw_plots(report)]  # noqa: S704  our own SVG
     views = [("leaderboard", "Leaderboard"), ("gallery", "Gallery"), ("plots", "Plots"), ("provenance", "Provenance")]
-    if gate is not None:
+    if gates:
         views.insert(1, ("gate", "Gate"))
     context: dict[str, Any] = {
         "report": report,
         "boards": [make_board(table) for table in report.tables],
         "plots": plots,
         "views": views,
-        "gate": gate,
+        "gates": [(gate.sentence, Markup(gate.table)) for gate in gates],  # noqa: S704  escaped where it was made
         "version": __version__,
     }
     page = out / "index.html"

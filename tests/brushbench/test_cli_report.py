@@ -79,3 +79,13 @@ def test_sheet_export_push_and_pull(runs: Path, tmp_path: Path) -> None:
     assert "telea" in brushbench(*remedy)
     with pytest.raises(UsageError, match="Leave one out"):
         brushbench("sheet", runs / "runs", "--sort", "mse", "--worst", "mse")
+
+
+def test_gate_writes_the_page_with_its_verdict(runs: Path, tmp_path: Path) -> None:
+    out = brushbench(
+        "gate", runs / "runs" / "telea", "--accepted", runs / "runs" / "telea", "--report", tmp_path / "page"
+    )
+    page = (tmp_path / "page" / "index.html").read_text("utf-8")
+    verdict = next(line for line in out.splitlines() if ": telea against telea" in line)
+    assert "Quality gate" in page
+    assert verdict.partition(":")[0] in page
