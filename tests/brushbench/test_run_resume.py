@@ -101,7 +101,7 @@ def test_two_jobs_equal_the_whole(data: Path, whole: dict[str, str], tmp_path: P
 def test_a_job_that_fails_says_why_and_keeps_what_is_made(data: Path, whole: dict[str, str], tmp_path: Path) -> None:
     broken = {**environment(), "TOY_FAILS_IN_JOBS": "1"}
     failed = subprocess.run(command(data, tmp_path, "--jobs", "2"), env=broken, capture_output=True, text=True)
-    assert failed.returncode == 2  # that of the process's own error
+    assert failed.returncode == 5
     assert "process 2 of 2: error: out of paint" in failed.stderr
     assert "Of 2 processes these failed: 2." in failed.stderr
     run(data, tmp_path, "--jobs", "2")
