@@ -11,16 +11,16 @@ interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes a second to import
+from scipy.special import ndtri, stdtr  # scipy.stats takes a second to import
 
 from brushbench.errors import InvalidScoresError
+from brushbench.resampling import RESAMPLES, Interval, intervals_of, resample, standard_error
 
 __all__ = [
     "SMALLEST",
@@ -44,19 +44,8 @@ __all__ = [
 Scores: TypeAlias = npt.NDArray[np.float64]
 Row: TypeAlias = "Sequence[float] | npt.NDArray[np.floating]"
 
-RESAMPLES = 4000
-SEED = 20240711
 SMALLEST = 8  # below this a studentised bootstrap resamples too few distinct values to mean anything
 CHANCE = 0.8  # of finding a difference that is there, where a number of samples is planned
-_BLOCK = 4_000_000  # resampled values drawn at once: bounds the memory of long rows
-_CACHED = 2048  # rows up to this length keep their resamples
-
-
-class Interval(NamedTuple):
-    """Lower and upper bound."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -151,7 +140,7 @@ def mean_interval(values: Row, level: float = 0.95, proportion: bool | None = No
         if not _zeros_and_ones(scores):
             raise InvalidScoresError("A proportion has scores of 0 and 1 only. Leave proportion out, or pass False.")
         return wilson(int(scores.sum()), scores.size, level)
-    (interval,) = _intervals([scores], (1 - level) / 2)
+    (interval,) = intervals_of([scores], (1 - level) / 2)
     return interval
 
 
@@ -203,7 +192,7 @@ def summarise_all(
         for i in (i for i in long if shares[i]):
             bounds[i] = mean_interval(finite[i], proportion=True)
         rest = [i for i in long if not shares[i]]
-        for i, interval in zip(rest, _intervals([finite[i] for i in rest], 0.025), strict=True):
+        for i, interval in zip(rest, intervals_of([finite[i] for i in rest], 0.025), strict=True):
             bounds[i] = interval
     return [_summary(*parts) for parts in zip(everything, scored, finite, bounds, strict=True)]
 
@@ -262,7 +251,7 @@ def non_inferiority(differences: Row, margin: float, level: float = 0.95) -> Non
     _check_margin(margin)
     if not 0.5 < level < 1:
         raise InvalidScoresError(f"Got level {level}. Expected a number between 0.5 and 1, such as 0.95.")
-    ((low, high),) = _intervals([scores], 1 - level)
+    ((low, high),) = intervals_of([scores], 1 - level)
     if low > -margin:
         return NonInferiority("pass", low, high, None)
     if high < -margin:
@@ -284,10 +273,10 @@ def regression_p(differences: Row, margin: float) -> float:
     scores = _checked(differences, "differences")
     _check_margin(margin)
     distance = float(scores.mean()) + margin
-    if _error(scores) == 0.0:
+    if standard_error(scores) == 0.0:
         return 0.0 if distance < 0 else 1.0
     observed = distance / float(scores.std())
-    drawn = _resample(scores[:, None])
+    drawn = resample(scores[:, None])
     below = max(float(np.mean(drawn.w <= observed)), float(np.mean(drawn.bent <= drawn.bend(observed))))
     bootstrap = below + math.sqrt(below * (1 - below) / RESAMPLES) + 1 / RESAMPLES
     student = float(stdtr(scores.size - 1, observed * math.sqrt(scores.size - 1)))
@@ -369,110 +358,7 @@ def _samples(sd: float, difference: float, level: float, chance: float) -> int |
     return max(2, math.ceil(ratio**2)) if ratio < 1e6 else None
 
 
-# The studentised bootstrap --------------------------------------------------------------------------------------------
-
-
-def _intervals(columns: Sequence[Scores], tail: float) -> list[Interval]:
-    """Return bounds with ``tail`` outside on each side, for rows of finite scores; equal lengths share resamples.
-
-    A fixed set of resamples is a sample itself: its quantile is taken one standard error further out, so that the seed
-    cannot make an interval too short.
-    """
-    bounds: list[Interval] = [Interval(math.nan, math.nan)] * len(columns)
-    reach = tail - math.sqrt(tail * (1 - tail) / RESAMPLES)
-    for n in dict.fromkeys(column.size for column in columns):
-        places = [i for i, column in enumerate(columns) if column.size == n]
-        spread = [i for i in places if _error(columns[i]) > 0]
-        for i in places:
-            bounds[i] = Interval(*[float(columns[i].mean())] * 2)
-        if not spread:
-            continue
-        drawn = _resample(np.stack([columns[i] for i in spread], axis=1))
-        student = float(stdtrit(n - 1, 1 - tail)) / math.sqrt(n - 1)
-        high = [np.quantile(drawn.w, 1 - reach, axis=0), drawn.straighten(np.quantile(drawn.bent, 1 - reach, axis=0))]
-        low = [np.quantile(drawn.w, reach, axis=0), drawn.straighten(np.quantile(drawn.bent, reach, axis=0))]
-        upper, lower = np.max(high, axis=0).clip(min=student), np.min(low, axis=0).clip(max=-student)
-        for i, up, down in zip(spread, upper, lower, strict=True):
-            mean, sd = float(columns[i].mean()), float(columns[i].std())
-            bounds[i] = Interval(mean - float(up) * sd, mean - float(down) * sd)
-    return bounds
-
-
-@dataclass(frozen=True, eq=False)
-class _Resampled:
-    """The bootstrap distribution of k studentised means.
-
-    Attributes:
-        w: (resamples, k) mean over standard deviation (divisor n): t over the square root of n - 1.
-        bent: (resamples, k) the same without skewness, by Hall's transformation.
-        skewness: (k,) of the rows themselves.
-        n: length of the rows.
-    """
-
-    w: Scores
-    bent: Scores
-    skewness: Scores
-    n: int
-
-    def bend(self, w: Scores | float) -> Scores:
-        """Return ``w`` without the skewness of the rows: Hall 1992, "On the removal of skewness by transformation"."""
-        return _bend(np.asarray(w, dtype=np.float64), self.skewness, self.n)
-
-    def straighten(self, bent: Scores) -> Scores:
-        """Return the ``w`` whose transform this is."""
-        skewness: Scores = np.where(np.abs(self.skewness) < 1e-6, 1e-6, self.skewness)
-        cube: Scores = np.cbrt(1 + skewness * (bent - skewness / (6 * self.n)))
-        return 3 / skewness * (cube - 1)
-
-
-def _bend(w: Scores, skewness: Scores, n: int) -> Scores:
-    return w + skewness * w**2 / 3 + skewness**2 * w**3 / 27 + skewness / (6 * n)
-
-
-def _resample(columns: Scores) -> _Resampled:
-    """Resample the columns of (n, k), none of which may be constant (Efron and Tibshirani 1993, sec. 12.5)."""
-    n = columns.shape[0]
-    scaled = (columns - columns.mean(axis=0)) / columns.std(axis=0)  # w has no unit; powers stay in range
-    moments = np.hstack([scaled, scaled**2, scaled**3])
-    w, bent = [], []
-    for counts in _resamples(n):
-        first, second, third = np.hsplit(counts @ moments / n, 3)
-        variances = second - first**2
-        # A resample of one value only has no spread but rounding: it says nothing and counts as its centre.
-        spread = variances > 1e-12 * second
-        sd = np.sqrt(variances, out=np.ones_like(first), where=spread)
-        means = np.where(spread, first / sd, 0.0)
-        skewness = np.where(spread, (third - 3 * first * second + 2 * first**3) / sd**3, 0.0)
-        w.append(means)
-        bent.append(_bend(means, skewness, n))
-    return _Resampled(np.concatenate(w), np.concatenate(bent), (scaled**3).mean(axis=0), n)
-
-
-def _resamples(n: int) -> Iterator[Scores]:
-    """Yield how often each of ``n`` values is drawn in each resample, in blocks of rows."""
-    rows = max(1, min(RESAMPLES, _BLOCK // n))
-    for block, start in enumerate(range(0, RESAMPLES, rows)):
-        make = _cached_counts if n <= _CACHED else _counts
-        yield make(n, min(rows, RESAMPLES - start), block)
-
-
-def _counts(n: int, rows: int, block: int) -> Scores:
-    rng = np.random.default_rng([SEED, n, block])
-    drawn = rng.integers(0, n, size=(rows, n)) + np.arange(rows)[:, None] * n
-    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
-
-
-_cached_counts = lru_cache(maxsize=8)(_counts)
-
-
 # What may come in -----------------------------------------------------------------------------------------------------
-
-
-def _error(scores: Scores) -> float:
-    """Return the standard error of the mean; 0 where all scores are equal, whatever rounding makes of their mean."""
-    if float(np.ptp(scores)) == 0.0:
-        return 0.0
-    return float(scores.std(ddof=1)) / math.sqrt(scores.size)
 
 
 def _zeros_and_ones(scores: Scores) -> bool:
