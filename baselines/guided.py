@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypedDict, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from baselines.diffusion import Batch, DiffusionInpainter
@@ -115,6 +116,8 @@ def load_network(cls: Any, place: Path, config: Mapping[str, Any], *, unlike: st
     Raises:
         WeightsError: damaged, incomplete, or weights of another network.
     """
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
     try:
         beside = place / "config.json"
         if beside.is_file() and any(place.glob("diffusion_pytorch_model*")):
@@ -126,7 +129,7 @@ def load_network(cls: Any, place: Path, config: Mapping[str, Any], *, unlike: st
                 (Path(folder) / "config.json").write_text(text)
                 network = cls.from_single_file(str(_file(place)), config=folder, torch_dtype=torch.float32)
             problem = {"missing": [name for name, weight in network.named_parameters() if weight.is_meta]}
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, SingleFileComponentError) as error:
         raise WeightsError(f"{place} does not load as {cls.__name__}: {error}") from error
     if any(problem.values()):
         raise WeightsError(f"{place} does not hold a whole {cls.__name__}, or one of {unlike}: {problem}")

@@ -10,7 +10,7 @@ degree* (sec. 3.3), before ordinary guidance.
 
 Where we differ: the published v2 pipeline draws the masked picture's latents anew for each half of the guided batch and
 from the global generator; the method on the leaderboard takes the mode of the posterior for both. Prompts longer than
-the encoder's 77 tokens lose their end, the task's word with it, as published.
+the encoder's 77 tokens lose their end, the task's word with it, as published; here with a warning.
 """
 
 from __future__ import annotations

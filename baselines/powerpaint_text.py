@@ -6,6 +6,7 @@ Zhuang et al., ECCV 2024 (arXiv 2312.03594), sec. 3.2 and 3.3; open-mmlab/PowerP
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -130,8 +131,10 @@ def with_tokens(tokenizer: Any, prompt: str) -> str:
 @torch.no_grad()
 def encode_text(tokenizer: Any, text_encoder: Any, prompts: Sequence[str]) -> Tensor:
     """Return (B, tokens, width) last hidden states of prompts, in which the learned words are written out."""
+    written = [with_tokens(tokenizer, prompt) for prompt in prompts]
+    _warn_of_lost_words(tokenizer, prompts, written)
     ids = tokenizer(
-        [with_tokens(tokenizer, prompt) for prompt in prompts],
+        written,
         padding="max_length",
         max_length=tokenizer.model_max_length,
         truncation=True,
@@ -139,6 +142,19 @@ def encode_text(tokenizer: Any, text_encoder: Any, prompts: Sequence[str]) -> Te
     ).input_ids
     hidden: Tensor = text_encoder(ids.to(text_encoder.device))[0]
     return hidden
+
+
+def _warn_of_lost_words(tokenizer: Any, prompts: Sequence[str], written: Sequence[str]) -> None:
+    """Say which prompt is so long that its end, the task's word with it, is cut off."""
+    most = tokenizer.model_max_length
+    for prompt, text in zip(prompts, written, strict=True):
+        found = len(tokenizer(text, truncation=False).input_ids)
+        if found > most and text != prompt:
+            warnings.warn(
+                f"A prompt has {found} tokens with its task's word, and the text encoder reads {most}: the word is cut "
+                f"off. Shorten the caption {prompt[:60]!r}.",
+                stacklevel=3,
+            )
 
 
 def mixed_embeds(

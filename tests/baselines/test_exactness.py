@@ -8,13 +8,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
+from diffusers import (
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionControlNetInpaintPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionInpaintPipeline,
+    UNet2DConditionModel,
+)
 
 from baselines import hd_painter
 from baselines.blended_latent import BlendedLatent
-from baselines.controlnet import ControlNet, ControlNetBlended
+from baselines.controlnet import ControlNet, ControlNetBlended, control_image
 from baselines.diffusion import Batch
 from baselines.hd_painter import painta
+from baselines.latents import encode_scaled
 from baselines.powerpaint import PowerPaint
 from baselines.powerpaint_text import encode_text
 from baselines.sampling import guided_denoise
@@ -125,6 +133,25 @@ def test_sd_inpainting_is_the_stock_pipeline(folder):
         pipe, batch, image=pixels, mask_image=torch.from_numpy(batch.holes)[:, None].float(), strength=1.0,
         masked_image_latents=masked * pipe.vae.config.scaling_factor, height=32, width=32,
     )  # fmt: skip
+    assert close(method.latents(batch), expected)
+
+
+@pytest.mark.parametrize("blended", [False, True])
+def test_controlnet_is_the_stock_pipeline(folder, blended):
+    method = (ControlNetBlended if blended else ControlNet)(**options(folder, "controlnet"), scale=0.7)
+    batch = batch_for(method)
+    cls = StableDiffusionControlNetInpaintPipeline if blended else StableDiffusionControlNetPipeline
+    pipe = cls(**method.pipe.components, controlnet=method.controlnet, requires_safety_checker=False)
+    control = control_image(batch.pictures[0], batch.holes[0])
+    shared = {"controlnet_conditioning_scale": 0.7, "height": 32, "width": 32}
+    if not blended:
+        assert close(method.latents(batch), method.run(pipe, batch, image=control, **shared))
+        return
+    pixels = torch.from_numpy(batch.pictures).permute(0, 3, 1, 2).float() / 255
+    hole = torch.from_numpy(batch.holes)[:, None].float()
+    # The stock pipeline draws the picture's latents from their posterior, where ours takes the mode.
+    pipe._encode_vae_image = lambda image, generator: encode_scaled(method.pipe.vae, batch.pictures)
+    expected = method.run(pipe, batch, image=pixels, mask_image=hole, control_image=control, strength=1.0, **shared)
     assert close(method.latents(batch), expected)
 
 
