@@ -42,11 +42,13 @@ FAULTS = (
     ),
     Fault(
         "identity ignores the benchmark's hash", "brushbench/config.py",
-        '"sha256": self.benchmark.sha256}\n', "}\n", "test_run_record.py::test_changed_data_of_the_same_names_is_another_run",
+        '"sha256": self.benchmark.sha256}\n', "}\n",
+        "test_run_record.py::test_changed_data_of_the_same_names_is_another_run",
     ),
     Fault(
         "identity ignores the method's description", "brushbench/config.py",
-        '"method": self.method,', '"method": {},', "test_run_record.py::test_a_method_that_describes_itself_otherwise_is_another_run",
+        '"method": self.method,', '"method": {},',
+        "test_run_record.py::test_a_method_that_describes_itself_otherwise_is_another_run",
     ),
     Fault(
         "table key ignores the samples' hash", "brushbench/leaderboard/tables.py",
