@@ -225,7 +225,7 @@ def read_table(file: Path) -> pandas.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not file.is_file():
+    if not os.path.lexists(file):
         return pd.DataFrame({name: pd.Series(dtype="float64" if name == "value" else "object") for name in COLUMNS})
     try:
         found = pq.read_table(io.BytesIO(read_bytes(file)))

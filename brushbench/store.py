@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -75,8 +76,8 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
-        return (self.path / "run.json").is_file()
+        """Whether a run was begun here. What is no regular file counts too: reading it says so."""
+        return os.path.lexists(self.path / "run.json")
 
     def header(self) -> RunHeader:
         """Return ``run.json``.
@@ -87,7 +88,7 @@ class RunFolder:
         from brushbench.config import read_header
 
         file = self.path / "run.json"
-        if not file.is_file():
+        if not self.exists:
             raise RunError(f"{self.path} holds no run: run.json is missing. {NO_RUN}")
         return read_header(read_json(file, dict, "Restore it, or start again in another folder."), file)
 
@@ -449,7 +450,7 @@ class RunFolder:
             RunError: the file is damaged.
         """
         file = self.path / "metrics.json"
-        return read_headers(file) if file.is_file() else {}
+        return read_headers(file) if os.path.lexists(file) else {}
 
     def record_metric(self, column: str, description: Mapping[str, JSON]) -> None:
         """Note what a column is computed with."""
