@@ -99,7 +99,7 @@ def check_complete(runs: list[Run], max_failed: int, others: bool = False, remed
 
     Args:
         runs: the runs.
-        max_failed: failed or missing images per run that are put up with.
+        max_failed: failed or missing images per run that are tolerated.
         others: other shards may still be at work, so that what is left is not missed here.
         remedy: how failed images are made again.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from brushbench.config import RunConfig
 from brushbench.engines.shard import Shard
-from brushbench.errors import BadRecordError, RunError, RunLockedError, UnusableError, printable
+from brushbench.errors import BadRecordError, BrushbenchError, RunError, RunLockedError, UnusableError, printable
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.evaluation.sources import NoPicture, Source
 from brushbench.isolation import world_of
@@ -56,10 +56,14 @@ def generate(
     """
     plan = make_plan(benchmark.keys, config.batch_size, config.repeats, folder.header().schema_version)
     work = _Work(folder, source, benchmark, config, retry_failed, rescan)
-    failed = work.generate([batch for batch in shard.take(plan) if work.is_left(batch)], max(PATIENCE, max_failed))
-    if failed:
-        folder.abandon()  # else the mended method would be refused as other settings
-        raise _stopped(config.name, failed)
+    left = [batch for batch in shard.take(plan) if work.is_left(batch)]
+    try:
+        if failed := work.generate(left, max(PATIENCE, max_failed)):
+            raise _stopped(config.name, failed)
+    except BaseException:
+        with contextlib.suppress(BrushbenchError):  # the first error says more
+            folder.abandon()  # else the mended method would be refused as other settings
+        raise
 
 
 @dataclass
@@ -92,7 +96,11 @@ class _Work:
                 except RunLockedError:
                     busy.append(batch)
                     continue
-                made = self._make(batch) if self.is_left(batch) else None
+                try:
+                    made = self._make(batch) if self.is_left(batch) else None
+                except BaseException:
+                    owner.close()
+                    raise
                 if made is None:
                     owner.close()
                     continue

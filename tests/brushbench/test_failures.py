@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from brushbench.errors import WeightsError
+from brushbench.evaluation import evaluate
+from brushbench.types import Capabilities, Sample
+
 ROOT = Path(__file__).parents[2]
 
 METHODS = """
@@ -179,3 +183,21 @@ def test_a_method_that_ends_the_process_does_not_end_it_as_success(
     if where == "batch" and how != "c":
         assert "12 planned, 11 ok, 1 failed" in told
         assert "ended the process" in told
+
+
+@pytest.mark.parametrize("error", [WeightsError("the branch is damaged"), KeyboardInterrupt()])
+def test_a_run_that_ends_before_its_first_image_leaves_no_folder(error: BaseException, tmp_path: Path) -> None:
+    class Method:
+        capabilities = Capabilities(text=False)
+
+        def describe(self) -> dict[str, str]:
+            return {}
+
+        def inpaint(self, requests: object) -> list[object]:
+            raise error
+
+    hole = np.eye(8, dtype=bool)
+    sample = Sample("a", np.full((8, 8, 3), 9, np.uint8), hole, "", "inside")
+    with pytest.raises(type(error)):
+        evaluate(Method(), [sample], out=tmp_path / "run", metrics="psnr")
+    assert not (tmp_path / "run").exists()
