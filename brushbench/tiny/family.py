@@ -18,6 +18,9 @@ FAMILY = {
     "attributes": "attributes",
     "brushnet_segmentation": "brushnet_segmentation",
     "brushnet_random": "brushnet_random",
+    "sd_inpainting": "sd_inpainting",
+    "controlnet": "controlnet",
+    "powerpaint": "powerpaint",
     "metrics/clip": "metrics/aesthetic",
     "metrics/hps": "metrics/hps",
     "metrics/image_reward": "metrics/image_reward",
@@ -47,6 +50,8 @@ def collect(runs: Path, into: Path) -> list[Path]:
         shutil.copytree(training / "model", into / name, copy_function=shutil.copyfile)
         if (training / "log.csv").is_file():  # a training of fewer steps than a row has none
             shutil.copyfile(training / "log.csv", into / name / "log.csv")
+        for sheet in sorted((training / "pictures").glob("*.png"))[-1:]:
+            shutil.copyfile(sheet, into / name / "contact_sheet.png")
     files = sorted(path for path in into.rglob("*") if path.is_file() and path.name not in (MANIFEST, CARD))
     manifest = {
         "licence": "Apache-2.0",
