@@ -61,7 +61,17 @@ __all__ = ["COLUMNS", "KEY", "PictureKey", "PictureRow", "RunFolder", "ScoreRow"
 PictureKey: TypeAlias = tuple[str, str, int]  # sample, split, repeat
 SHOWN = 5  # lines of differences in a message
 PATIENCE = 1.0  # seconds before a process says for what it waits
-OURS = ("run.json", "pictures", "batches", "parts", "scores.parquet", "metrics.json", "timing.jsonl", "tracebacks")
+OURS = (
+    "run.json",
+    "pictures",
+    "batches",
+    "parts",
+    "scores.parquet",
+    "metrics.json",
+    "timing.jsonl",
+    "tracebacks",
+    "records.json",
+)
 NO_RUN = "Name the folder that `brushbench eval` wrote."
 
 
@@ -73,6 +83,11 @@ class RunFolder:
         self.path = Path(path)
 
     # Identity ---------------------------------------------------------------------------------------------------
+
+    @property
+    def records_file(self) -> Path:
+        """Where the SHA-256 of each record of the benchmark stands."""
+        return self.path / "records.json"
 
     @property
     def exists(self) -> bool:
@@ -115,6 +130,10 @@ class RunFolder:
             difference = old.differences(header)
             if difference and old.may_grow_to(header) and grows is not None and grows(old):
                 write_atomically(self.path / "run.json", dump(header.to_json()))
+                if old.plan.pictures == header.plan.pictures:
+                    return [
+                        "Records of which there is no image have changed; the run goes on with them as they are now."
+                    ]
                 return [f"The run grows from {old.plan.pictures} to {header.plan.pictures} images."]
             if not difference and old.method != header.method:  # images from elsewhere have changed
                 write_atomically(self.path / "run.json", dump(header.to_json()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +17,7 @@ from brushbench.errors import BrushbenchError, DataError, RunError, UnknownNameE
 from brushbench.evaluation.columns import choose_columns
 from brushbench.evaluation.generation import generate
 from brushbench.evaluation.loading import load_benchmark, load_inpainter
+from brushbench.evaluation.mended import mended_records, remake, remember
 from brushbench.evaluation.provenance import code_of, contents_of, make_header, source_file
 from brushbench.evaluation.scoring import Scoring, choose_variants, score
 from brushbench.evaluation.sources import ImageFolder, Method, NoPicture, Source
@@ -267,7 +267,8 @@ def benchmark_of(
     loaded = _load_again(run, benchmark, data)
     if run.config.model != "images" and run.header.capabilities.text:
         loaded = loaded.with_captions()
-    if loaded.manifest.get("sha256") != run.header.benchmark.sha256:
+    other = loaded.manifest.get("sha256") != run.header.benchmark.sha256
+    if other and not mended_records(RunFolder(run.path), loaded):
         raise RunError(
             f"{run.path} was made on other data than {loaded.name!r} holds now. Name the right folder with --data."
         )
@@ -362,8 +363,11 @@ def _run(
     folder = RunFolder(Path(out).expanduser() if out else Path("runs") / config.benchmark / config.name)
     if session.overwrite and folder.exists:
         folder.overwrite()
-    for note in folder.begin(header, functools.partial(_begins_with, benchmark)):
+    mended = mended_records(folder, benchmark) if folder.exists else set()
+    for note in folder.begin(header, lambda earlier: bool(mended) or _begins_with(benchmark, earlier)):
         notify(f"{config.name}: {note}")
+    remake(folder, mended)
+    remember(folder, benchmark)
     there = Made.count(folder)
     generate(folder, source, benchmark, config, session.shard, session.retry_failed, session.max_failed, session.rescan)
     if session.announce:
