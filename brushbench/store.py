@@ -183,6 +183,7 @@ class RunFolder:
                 return
             if self.finished_batches():
                 return
+            self.records_file.unlink(missing_ok=True)
             (self.path / "run.json").unlink(missing_ok=True)
         for file in (self.path / "locks").glob("*.lock"):
             file.unlink(missing_ok=True)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["check_complete", "check_output", "print_table", "say", "say_unavailable", "show_runs"]
 
 BAD_RECORDS = (
-    "Records that cannot be used: repair them (`brushbench data check` lists them all) or leave them out with "
-    "--skip-bad, and begin a new run with another --out or --name."
+    "Records that cannot be used: repair them (`brushbench data check` lists them all) and run the same command again, "
+    "or leave them out with --skip-bad in a new run, with another --out or --name."
 )
 debug = False  # set by --debug: show tracebacks
 

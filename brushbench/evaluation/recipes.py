@@ -277,7 +277,8 @@ def benchmark_of(
 
 def _load_again(run: Run, benchmark: str | Path | Benchmark | None, data: str | Path | None) -> Benchmark:
     if benchmark is not None and not isinstance(benchmark, str | Path):
-        return benchmark
+        lists = isinstance(benchmark, list | tuple)
+        return as_benchmark(benchmark, *((",".join(run.config.splits), run.config.limit) if lists else ()))
     root = {"root": str(data)} if data else {}
     if benchmark is not None:
         return load_benchmark(benchmark, run.config.splits, run.config.limit, **root)

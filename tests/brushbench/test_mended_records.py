@@ -12,6 +12,7 @@ from PIL import Image
 import brushbench
 from brushbench.errors import ConfigMismatchError, RunError
 from brushbench.evaluation import Scoring, rescore
+from tests.brushbench.toys import Noise
 from tests.hostile.corpus import save
 
 
@@ -71,3 +72,10 @@ def test_another_picture_in_place_of_one_that_was_used_is_refused(root: Path) ->
     Image.fromarray(picture(0)).save(root / "d" / "p0.png")
     with pytest.raises(ConfigMismatchError):
         evaluate(root)
+
+
+def test_a_run_that_made_nothing_leaves_no_list_of_records_behind(root: Path) -> None:
+    with pytest.raises(RunError):
+        brushbench.evaluate(Noise(fail="all"), root / "d", out=root / "run", metrics="none")
+    assert not (root / "run").exists()
+    assert evaluate(root).pictures()["ok"] == 8
