@@ -54,8 +54,8 @@ def attach(
     Args:
         pipe: any pipeline with a ``UNet2DConditionModel`` as ``unet`` and, if pictures are given, a ``vae``.
         brushnet: the branch for that base model, on the pipeline's device.
-        image: pictures as in :func:`brushnet.encode_conditioning`; each serves as many samples as there are for it.
-            They are brought to the size that the pipeline works at.
+        image: images as in :func:`brushnet.encode_conditioning`, N of them for a multiple of N samples. They are
+            resized to the size of the generated image.
         mask: white = repaint, as in :func:`brushnet.encode_conditioning`.
         conditioning_scale: factor of the residuals; 0 leaves the pipeline as it is.
         guess_mode: see :meth:`brushnet.BrushNetModel.forward`; guides only the conditional half.

@@ -76,7 +76,7 @@ def blur_share(
 
 
 def _blurred(hole: npt.NDArray[np.bool_] | npt.NDArray[np.uint8], kernel: int, sigma: float) -> npt.NDArray[np.float64]:
-    """Return the hole blurred on 8 bits and brought back to 0..1: the rounding to 1/255 is part of the recipe."""
+    """Return the hole blurred in 8 bits, in 0..1: the rounding to 1/255 is part of the recipe."""
     import cv2
 
     bits = hole if hole.dtype == np.uint8 else hole.astype(np.uint8) * 255

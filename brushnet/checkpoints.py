@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from brushnet.checks import check_keys, check_weights
-from brushnet.files import SUFFIXES, BranchFiles, find_files, read_config, read_weights
+from brushnet.files import SUFFIXES, BranchFiles, check_tensors, find_files, read_config, read_weights
 from brushnet.model import BrushNetModel
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def _load(files: BranchFiles, dtype: torch.dtype) -> BrushNetModel:
         weights.keys() - expected.keys(),
         {name for name in both if weights[name].shape != expected[name].shape},
     )
+    check_tensors(what, weights)
     model.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, assign=True)
     check_weights(model, what)
     return model

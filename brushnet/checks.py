@@ -190,7 +190,7 @@ def not_ours(what: str, problem: str) -> ValueError:
 
 
 def check_weights(brushnet: nn.Module, what: str = "The BrushNet branch") -> None:
-    """Refuse NaN and infinity, which would silently turn every picture black.
+    """Refuse NaN and infinity, which would silently turn every image black.
 
     Args:
         brushnet: any module; parameters on the meta device (offloaded) are passed over.

@@ -65,8 +65,8 @@ def draw_noise(shape: Sequence[int], generator: Generators) -> torch.Tensor:
 
     Args:
         shape: (B, C, h, w).
-        generator: one generator, which serves the whole batch in one draw, or one for each sample, which makes a
-            sample's noise independent of its neighbours.
+        generator: one for the whole batch, in one draw, or one per sample, which makes a sample's noise independent
+            of its neighbours.
 
     Returns:
         float32 ``shape`` on the generator's device.
@@ -77,7 +77,7 @@ def draw_noise(shape: Sequence[int], generator: Generators) -> torch.Tensor:
     if isinstance(generator, torch.Generator):
         return torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=torch.float32)
     if len(generator) != shape[0]:
-        raise ValueError(f"Got {len(generator)} generators for {shape[0]} samples; pass one, or one each.")
+        raise ValueError(f"Got {len(generator)} generators for {shape[0]} samples; pass one, or one per sample.")
     one = (1, *shape[1:])
     return torch.cat([torch.randn(one, generator=own, device=own.device, dtype=torch.float32) for own in generator])
 
@@ -101,12 +101,12 @@ def encode_conditioning(
             or a list of them; RGB; see :func:`brushnet.pictures.split_pictures`. What lies in the hole does not
             matter: it is blacked out first.
         hole: masks of the pictures' sizes, in the same forms with one or three channels, or bool arrays (H, W) or
-            (N, H, W); white, 1 or True = repaint, from 128 of 255 or 0.5 on. One mask serves all pictures.
+            (N, H, W); white, 1 or True = repaint, from 128 of 255 or 0.5 on. One mask may serve all images.
         generator: None takes the VAE posterior's mode; a generator, or one for each row of the result, draws from it.
         height: pixels, divisible by the VAE's factor; None takes the first picture's, rounded down to a multiple.
-        width: likewise.
-        batch_size: rows of the result, a multiple of the number of pictures N; each serves ``batch_size / N`` rows in
-            turn (a, a, b, b). None means N.
+        width: as ``height``.
+        batch_size: rows of the result, a multiple of the number of images N; each is repeated ``batch_size / N`` times
+            (a, a, b, b). None means N.
 
     Returns:
         (B, 5, h, w) in the VAE's dtype and on its device: 4 masked-image latents times the scaling factor, then keep
@@ -151,7 +151,7 @@ def picture_size(image: Pictures, factor: int, height: int | None = None, width:
 def masked_pixels(
     image: Pictures, hole: Pictures, factor: int, height: int | None = None, width: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Black out the holes, bring pictures and masks to size, and return what the VAE and the network read.
+    """Black out the holes, resize images and masks, and return what the VAE and the network read.
 
     Args:
         image: as in :func:`encode_conditioning`.
@@ -162,7 +162,7 @@ def masked_pixels(
 
     Returns:
         float32 (N, 3, H, W) in -1..1 with black (-1) holes, and float32 (M, 1, H', W') keep, 1 = keep, M = N or 1.
-        Without ``height`` and ``width`` each comes at its own size, rounded down to a multiple of ``factor``.
+        Without ``height`` and ``width`` each has its own size, rounded down to a multiple of ``factor``.
 
     Raises:
         TypeError: as :func:`encode_conditioning`.
@@ -190,7 +190,7 @@ def _black_out(picture: Item, mask: Item) -> Item:
     if own != size:
         raise ValueError(
             f"The mask is {own[0]}x{own[1]} pixels and its image {size[0]}x{size[1]}; pass a mask of the image's size. "
-            "A PIL mask is brought to it by mask.resize(image.size, PIL.Image.Resampling.NEAREST)."
+            "To resize a PIL mask: mask.resize(image.size, PIL.Image.Resampling.NEAREST)."
         )
     keep = keep_from_white(_unit(mask))
     if isinstance(picture, torch.Tensor):
@@ -237,9 +237,9 @@ def _to_size(items: list[Item], processor: VaeImageProcessor, name: str, size: t
 
 
 def _spread(part: torch.Tensor, rows: int) -> torch.Tensor:
-    """Repeat each of N rows ``rows / N`` times in turn."""
+    """Repeat each of N rows ``rows / N`` times: a, a, b, b."""
     if rows % part.shape[0]:
-        raise ValueError(f"Got {part.shape[0]} pictures or masks for {rows} samples; pass one, or one for each prompt.")
+        raise ValueError(f"Got {part.shape[0]} pictures or masks for {rows} samples; pass one, or one per prompt.")
     return part.repeat_interleave(rows // part.shape[0], dim=0)
 
 

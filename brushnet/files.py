@@ -17,9 +17,9 @@ from torch import Tensor
 from brushnet.checks import not_ours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["SUFFIXES", "BranchFiles", "check_dtypes", "find_files", "read_config", "read_weights"]
+__all__ = ["SUFFIXES", "BranchFiles", "check_dtypes", "check_tensors", "find_files", "read_config", "read_weights"]
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 MAX_CONFIG_BYTES = 1_000_000
@@ -132,15 +132,34 @@ def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
 
     Raises:
         OSError: damaged, or not weights.
-        ValueError: not names and tensors, or tensors that are no dense floating-point numbers.
+        ValueError: not names and tensors.
     """
     weights: dict[str, Tensor] = {}
     for path in files:
-        found = _unwrapped(_read(path), path)
-        for name, tensor in found.items():
-            _check_tensor(path, name, tensor)
-        weights.update(found)
+        weights |= _unwrapped(_read(path), path)
     return weights
+
+
+def check_tensors(what: str, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no dense floating-point numbers.
+
+    Args:
+        what: where they were read, for the message.
+        weights: names and tensors.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name, tensor in weights.items():
+        kinds = {
+            "quantised": tensor.is_quantized,
+            "sparse": tensor.layout != torch.strided,
+            "empty (on the meta device)": tensor.is_meta,
+            str(tensor.dtype).removeprefix("torch."): tensor.dtype not in FLOATING,
+        }
+        for kind, found in kinds.items():
+            if found:
+                raise _not_floating(what, name, kind)
 
 
 def check_dtypes(files: Iterable[Path]) -> None:
@@ -148,18 +167,18 @@ def check_dtypes(files: Iterable[Path]) -> None:
 
     Raises:
         OSError: as :func:`read_weights`.
-        ValueError: as :func:`read_weights`.
+        ValueError: names the first.
     """
     for path in files:
         if path.suffix != ".safetensors":
-            read_weights([path])
+            check_tensors(str(path), read_weights([path]))
             continue
         _refuse_foreign(path)
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118  not a dict
                     if (dtype := file.get_slice(name).get_dtype()) not in FLOATING_NAMES:
-                        raise _not_floating(path, name, dtype)
+                        raise _not_floating(str(path), name, dtype)
         except (SafetensorError, OSError) as error:
             raise _damaged(path) from error
 
@@ -220,19 +239,8 @@ def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
-    if tensor.is_quantized or tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in FLOATING:
-        kinds = {
-            "quantised": tensor.is_quantized,
-            "sparse": tensor.layout != torch.strided,
-            "empty (on the meta device)": tensor.is_meta,
-        }
-        found = next((kind for kind, holds in kinds.items() if holds), str(tensor.dtype).removeprefix("torch."))
-        raise _not_floating(path, name, found)
-
-
-def _not_floating(path: Path, name: str, found: str) -> ValueError:
+def _not_floating(what: str, name: str, found: str) -> ValueError:
     return ValueError(
-        f"{path} holds {found} numbers in {name}; expected dense float32, float16 or bfloat16 weights. Convert them "
+        f"{what} holds {found} numbers in {name}; expected dense float32, float16 or bfloat16 weights. Convert them "
         "with the tool that quantised them, or get the original file."
     )

@@ -138,7 +138,7 @@ class Guide:
             self._paused = False
 
     def _before_unet(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Run the branch on what the U-Net is about to read, and hand over its residuals."""
+        """Run the branch on what the U-Net is about to read, and fill the slot with its residuals."""
         if self._paused or not self._slot.is_mine:
             return
         call = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs

@@ -248,7 +248,7 @@ def _hook_after(installation: _Installation, place: int) -> Any:
 
 
 def _refuse_compiled(*modules: nn.Module) -> None:
-    """Raise RuntimeError if a hook would sit inside compiled code, where torch ignores it without a word."""
+    """Raise RuntimeError if a hook would sit inside compiled code, where torch ignores it silently."""
     if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules):
         raise RuntimeError(
             "The U-Net was compiled before the injection, so its hooks would be ignored. Compile it inside one: "

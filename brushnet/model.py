@@ -70,9 +70,9 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         conditioning_channels: channels of the conditioning: masked-image latents, then the keep mask.
         flip_sin_to_cos: order of the sinusoidal timestep embedding.
         freq_shift: frequency shift of the sinusoidal timestep embedding.
-        down_block_types: ``DownBlock2D`` or ``CrossAttnDownBlock2D``, one a resolution.
+        down_block_types: ``DownBlock2D`` or ``CrossAttnDownBlock2D``, one per resolution.
         mid_block_type: ``MidBlock2D`` (two resnets) or ``UNetMidBlock2DCrossAttn``.
-        up_block_types: ``UpBlock2D`` or ``CrossAttnUpBlock2D``, one a resolution.
+        up_block_types: ``UpBlock2D`` or ``CrossAttnUpBlock2D``, one per resolution.
         only_cross_attention: of the cross-attention blocks.
         block_out_channels: width of each resolution.
         layers_per_block: resnets in each down block; an up block has one more.
@@ -244,7 +244,7 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
             brushnet_cond = brushnet_cond.flip(1)
         hidden = self.conv_in_condition(torch.cat([sample, brushnet_cond], dim=1))
 
-        # Down: what a stock block hands out for the skips is what the base U-Net gets.
+        # Down: what a stock block returns for the skips is what the base U-Net gets.
         skips: tuple[Tensor, ...] = (hidden,)
         for block in self.down_blocks:
             hidden, outputs = block(hidden, emb, **_text(block, encoder_hidden_states))
@@ -341,19 +341,20 @@ class BrushNetModel(ModelMixin, AttentionMixin, ConfigMixin):
     ) -> BrushNetModel:
         """Make the branch of a base U-Net, ready to be trained: its residuals are exactly zero.
 
-        Every resnet, sampler and time embedding is a copy of the U-Net's. The noisy latents and the masked image's
-        latents both get the weights of ``conv_in``, the mask gets zeros, the zero convolutions are zero. The branch is
-        float32, whatever the U-Net's dtype (it is made to be trained), and sits on the U-Net's device.
+        BrushNet, sec. 3.2: the branch is a clone of the pre-trained U-Net without its cross-attention, joined to it by
+        zero convolutions. Every resnet, sampler and time embedding is a copy of the U-Net's. The noisy latents and the
+        masked image's latents both get the weights of ``conv_in``, the mask gets zeros. The branch is float32, whatever
+        the U-Net's dtype (it is made to be trained), and on the U-Net's device.
 
-        Two differences from the published code. Its ``conv_in_condition.bias`` *is* the U-Net's parameter, so freezing
-        or casting the U-Net freezes or casts it; here it is a copy. Its ``add_embedding`` (SDXL) stays random; here it
-        is the U-Net's. ``load_weights_from_unet=False`` leaves everything but the zero convolutions random.
+        Source: TencentARC/BrushNet 0f9d9e5, ``models/brushnet.py``, ``BrushNetModel.from_unet``; two differences. There
+        ``conv_in_condition.bias`` *is* the U-Net's parameter, so freezing or casting the U-Net freezes or casts it;
+        here it is a copy. There ``add_embedding`` (SDXL) stays random; here it is the U-Net's.
 
         Args:
             unet: the base U-Net, with 4 input channels.
             brushnet_conditioning_channel_order: ``"rgb"`` or ``"bgr"``; see :class:`BrushNetModel`.
             conditioning_channels: 5: the latents of the masked image, and the mask.
-            load_weights_from_unet: copy the U-Net's weights.
+            load_weights_from_unet: copy the U-Net's weights; False leaves all but the zero convolutions random.
             cross_attention: keep the U-Net's cross-attention, as PowerPaint v2 does.
 
         Returns:
@@ -392,7 +393,7 @@ def zero_conv(channels: int) -> nn.Conv2d:
 
 
 class TappedUpBlock2D(UpBlock2D):
-    """``UpBlock2D`` that also hands out what each of its layers gives, as the stock down blocks do."""
+    """``UpBlock2D`` that also returns the output of each layer, as the stock down blocks do."""
 
     def forward(
         self,
@@ -423,7 +424,7 @@ class TappedUpBlock2D(UpBlock2D):
 
 
 class TappedCrossAttnUpBlock2D(CrossAttnUpBlock2D):
-    """``CrossAttnUpBlock2D`` that also hands out what each of its layers gives."""
+    """``CrossAttnUpBlock2D`` that also returns the output of each layer."""
 
     forward = TappedUpBlock2D.forward
 

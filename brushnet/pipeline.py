@@ -37,7 +37,7 @@ class StableDiffusionBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionPipe
 
     A :class:`diffusers.StableDiffusionPipeline` with ``brushnet=`` as one more component; LoRA, textual inversion,
     IP adapters, single-file loading, callbacks, offloading and schedulers are the stock ones. Text encoder and
-    tokenizer may be None if calls bring embeddings, the VAE if they bring ``conditioning_latents`` and ask for latents.
+    tokenizer may be None if calls pass embeddings, the VAE if they pass ``conditioning_latents`` and ask for latents.
 
     The published pipeline runs UniPC, which in its diffusers always ends at the smallest sigma. Stock UniPC ends at
     zero; for the published numbers build it with ``final_sigmas_type="sigma_min"``::
@@ -55,7 +55,7 @@ class StableDiffusionBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionPipe
     Threads may share the parts if each has a pipeline and a scheduler of its own.
 
     Source: TencentARC/BrushNet 0f9d9e5, ``pipeline_brushnet.py``. Here the pipeline itself blacks out the hole, the
-    VAE's posterior is taken at its mode and not drawn from torch's global generator, and the branch runs once a step.
+    VAE's posterior is taken at its mode and not drawn from torch's global generator, and the branch runs once per step.
     """
 
     _optional_components: ClassVar[list[str]] = [
@@ -137,40 +137,40 @@ class StableDiffusionBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionPipe
         sigmas: list[float] | None = None,
         **unknown: Any,
     ) -> StableDiffusionPipelineOutput | tuple[Any, ...]:
-        """Repaint the holes of pictures.
+        """Repaint the holes of images.
 
-        What is not described here means what it means in :class:`diffusers.StableDiffusionPipeline`.
+        Other arguments are those of :class:`diffusers.StableDiffusionPipeline`.
 
         Args:
             prompt: one text, or P of them.
-            image: the picture, or one for each prompt: PIL, uint8 or float 0..1 arrays (H, W, 3) or (P, H, W, 3),
-                tensors (P, 3, H, W) in 0..1, or a list; RGB. What lies in the hole does not matter: it is blacked out,
-                at the picture's own size, before any resizing.
-            mask: the hole, **white, 1 or True = repaint** (from 128 of 255 on), in the same forms with one or three
-                channels, or bool arrays; one, or one for each prompt.
-            height: pixels, divisible by the VAE's factor (8); None takes the picture's, rounded down.
-            width: likewise.
+            image: the image, or one per prompt: PIL, uint8 or float 0..1 arrays (H, W, 3) or (P, H, W, 3),
+                tensors (P, 3, H, W) in 0..1, or a list; RGB. The content of the hole has no effect: it is blacked out
+                at the image's own size, before any resizing.
+            mask: the hole, **white, 1 or True = repaint** (from 128 of 255 on), of the image's size, in the same forms
+                with one or three channels, or bool arrays; opaque; one, or one per prompt.
+            height: pixels, divisible by the VAE's factor (8); None takes the image's, rounded down.
+            width: as ``height``.
             num_inference_steps: denoising steps, 1 up to the scheduler's ``num_train_timesteps`` (1000).
             timesteps: own descending timesteps.
             guidance_scale: weight of classifier-free guidance; up to 1 means none.
-            negative_prompt: what the picture must not show.
-            num_images_per_prompt: pictures N for each prompt; prompts a, b give a, a, b, b.
+            negative_prompt: what the image must not show.
+            num_images_per_prompt: images per prompt, N; prompts a, b give a, a, b, b.
             eta: DDIM's noise share.
-            generator: one for the whole batch, or a list with one for each of the P x N samples, which makes a sample
+            generator: one for the whole batch, or a list with one per sample (P x N), which makes a sample
                 independent of its neighbours. Latents are drawn in float32 where the generator lives, then cast: a CPU
                 generator means the same noise on every device. None: a fresh one, seeded by the operating system.
             latents: (P x N, 4, h, w) standard normal noise instead of a draw.
             prompt_embeds: (P, tokens, width) instead of ``prompt``.
-            negative_prompt_embeds: likewise.
+            negative_prompt_embeds: (P, tokens, width) instead of ``negative_prompt``.
             ip_adapter_image: for a loaded IP adapter.
-            ip_adapter_image_embeds: likewise.
+            ip_adapter_image_embeds: for a loaded IP adapter, instead of ``ip_adapter_image``.
             output_type: ``pil`` | ``np`` | ``pt`` | ``latent`` (the tensor itself in ``.images``).
             return_dict: return an output object rather than a tuple.
             cross_attention_kwargs: for the U-Net's attention processors.
             brushnet_conditioning_scale: factor of the branch's residuals; 0 is the plain base model, exactly.
             guess_mode: weaken the early residuals and guide only the conditional half.
-            control_guidance_start: share of the steps before which the branch is silent.
-            control_guidance_end: share of the steps after which it is.
+            control_guidance_start: share of the steps before which the branch is not active.
+            control_guidance_end: share of the steps after which it is not.
             clip_skip: layers of the text encoder to leave out.
             callback_on_step_end: called as ``callback(pipe, step, timestep, tensors)`` after each step.
             callback_on_step_end_tensor_inputs: names of the tensors it gets.

@@ -136,47 +136,47 @@ class StableDiffusionXLBrushNetPipeline(BrushNetPipelineMixin, StableDiffusionXL
         sigmas: list[float] | None = None,
         **unknown: Any,
     ) -> StableDiffusionXLPipelineOutput | tuple[Any, ...]:
-        """Repaint the holes of pictures.
+        """Repaint the holes of images.
 
-        What is not described here means what it means in :meth:`brushnet.StableDiffusionBrushNetPipeline.__call__`.
+        For more on the arguments see :meth:`brushnet.StableDiffusionBrushNetPipeline.__call__`.
 
         Args:
             prompt: one text, or P of them.
             prompt_2: for the second text encoder; None repeats ``prompt``.
-            image: the picture, or one for each prompt.
-            mask: the hole, **white = repaint**; one, or one for each prompt.
-            height: pixels, divisible by the VAE's factor (8); None takes the picture's, rounded down.
-            width: likewise.
+            image: the image, or one per prompt.
+            mask: the hole, **white = repaint**, of the image's size; one, or one per prompt.
+            height: pixels, divisible by the VAE's factor (8); None takes the image's, rounded down.
+            width: as ``height``.
             num_inference_steps: denoising steps, 1 up to the scheduler's ``num_train_timesteps`` (1000).
             denoising_end: share of the schedule after which to stop; ``control_guidance_*`` still count on all of it.
             guidance_scale: weight of classifier-free guidance; up to 1 means none.
-            negative_prompt: what the picture must not show.
+            negative_prompt: what the image must not show.
             negative_prompt_2: for the second text encoder.
-            num_images_per_prompt: pictures N for each prompt; prompts a, b give a, a, b, b.
+            num_images_per_prompt: images per prompt, N; prompts a, b give a, a, b, b.
             eta: DDIM's noise share.
-            generator: one, or one for each of the P x N samples.
+            generator: one, or a list with one per sample (P x N).
             latents: (P x N, 4, h, w) standard normal noise instead of a draw.
             prompt_embeds: (P, tokens, width) instead of ``prompt``, with ``pooled_prompt_embeds``.
-            negative_prompt_embeds: likewise, with ``negative_pooled_prompt_embeds``.
+            negative_prompt_embeds: as ``prompt_embeds``, with ``negative_pooled_prompt_embeds``.
             pooled_prompt_embeds: (P, width).
             negative_pooled_prompt_embeds: (P, width).
             ip_adapter_image: for a loaded IP adapter.
-            ip_adapter_image_embeds: likewise.
+            ip_adapter_image_embeds: for a loaded IP adapter, instead of ``ip_adapter_image``.
             output_type: ``pil`` | ``np`` | ``pt`` | ``latent`` (the tensor itself in ``.images``).
             return_dict: return an output object rather than a tuple.
             cross_attention_kwargs: for the U-Net's attention processors.
             brushnet_conditioning_scale: factor of the branch's residuals; 0 is the plain base model, exactly.
             guess_mode: weaken the early residuals and guide only the conditional half.
-            control_guidance_start: share of the steps before which the branch is silent.
-            control_guidance_end: share of the steps after which it is.
-            original_size: (height, width) that the model is told; None means the picture's size at work.
+            control_guidance_start: share of the steps before which the branch is not active.
+            control_guidance_end: share of the steps after which it is not.
+            original_size: (height, width) that the model is told; None means the size of the generated image.
             crops_coords_top_left: (top, left) that the model is told.
-            target_size: (height, width) that the model is told; None means the picture's size at work.
-            negative_original_size: likewise for the unconditional half, if ``negative_target_size`` is given too. With
-                several samples the stock pipeline orders these numbers otherwise than the texts; so does the published
-                one, and this one.
-            negative_crops_coords_top_left: likewise.
-            negative_target_size: likewise.
+            target_size: (height, width) that the model is told; None means the size of the generated image.
+            negative_original_size: ``original_size`` of the unconditional half, if ``negative_target_size`` is given
+                too. With several samples the stock pipeline orders these numbers differently from the texts; so do the
+                published one and this one.
+            negative_crops_coords_top_left: ``crops_coords_top_left`` of the unconditional half.
+            negative_target_size: ``target_size`` of the unconditional half.
             clip_skip: layers of the text encoders to leave out.
             callback_on_step_end: called as ``callback(pipe, step, timestep, tensors)`` after each step.
             callback_on_step_end_tensor_inputs: names of the tensors it gets.

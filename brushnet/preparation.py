@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from numbers import Real
@@ -31,6 +32,7 @@ __all__ = ["BranchOptions", "BrushNetPipelineMixin", "refuse_unknown"]
 PUBLISHED_COMPONENT = ("diffusers", "BrushNetModel")
 # The libraries of a pipeline's parts; stable_diffusion is diffusers' own name for its safety checker's.
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", BrushNetModel.__module__, None)
+_ENCODING = threading.Lock()
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 # What other inpainting pipelines of diffusers call these arguments.
 OTHER_NAMES = {
@@ -53,7 +55,7 @@ class BranchOptions:
         mask: 1 or P masks, white = repaint.
         conditioning_latents: (B or, under guidance, 2B, 5, h, w) instead of image and mask.
         height: pixels, divisible by the VAE's factor, or None.
-        width: likewise.
+        width: as ``height``.
         latents: (B, 4, h, w), or None to draw them.
         generator: of the noise, of the posterior if asked for, and of the scheduler.
         sample_posterior: draw from the VAE's posterior instead of taking its mode.
@@ -115,6 +117,11 @@ class BrushNetPipelineMixin:
                         f"{', '.join(map(str, LIBRARIES))}. Load that part yourself and pass it as {name}=…."
                     )
         return loaded
+
+    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+        """Encode as the stock class does, one thread at a time: a tokenizer keeps the padding it was last asked for."""
+        with _ENCODING:
+            return super().encode_prompt(*args, **kwargs)  # type: ignore[misc]
 
     def _inpaint(self: Any, stock_call: Callable[..., Any], stock: dict[str, Any], branch: BranchOptions) -> Any:
         """Run the stock pipeline with the branch at its side.
@@ -355,10 +362,10 @@ def prepare(pipe: DiffusionPipeline, branch: BranchOptions, prompts: int, batch:
 
 
 def _one_or_each(pictures: Pictures, name: Literal["image", "mask"], prompts: int) -> list[Any]:
-    """Split pictures into a list of one for all prompts, or one for each."""
+    """Split images into a list of one for all prompts, or one per prompt."""
     parts: list[Any] = split_pictures(pictures, name)
     if len(parts) not in (1, prompts):
-        raise ValueError(f"Got {len(parts)} {name}s for {prompts} prompts; pass one, or one for each prompt.")
+        raise ValueError(f"Got {len(parts)} {name}s for {prompts} prompts; pass one, or one per prompt.")
     return parts
 
 

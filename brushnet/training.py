@@ -124,7 +124,7 @@ class BrushNetTrainingStep(nn.Module):
     # ------------------------------------------------------------------------------------------------------- data
 
     def batch(self, examples: Iterable[Example], generator: torch.Generator) -> dict[str, Tensor]:
-        """Make the tensors that :meth:`forward` takes, on the CPU; everything random in a step is drawn here.
+        """Make the tensors that :meth:`forward` takes, on the CPU; everything random of a step is drawn here.
 
         Args:
             examples: (image, hole, caption): uint8 (H, W, 3) RGB, bool (H, W) with True = repaint, text; all of one
@@ -213,6 +213,8 @@ class BrushNetTrainingStep(nn.Module):
                 noisy.to(unet.dtype), timesteps, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False
             )[0]
 
+        # The base model's own loss, || epsilon - epsilon_theta(z_t, t, c) ||^2, over hole and kept part alike;
+        # in train_brushnet.py: F.mse_loss(model_pred.float(), target.float(), reduction="mean").
         error = (predicted.float() - target).square()
         kept = conditioning[:, -1:] if self.mask_channel else _at_latent_size(keep, latents)
         with torch.no_grad():

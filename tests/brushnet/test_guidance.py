@@ -225,6 +225,20 @@ def test_two_threads_on_one_unet_mixed_their_residuals() -> None:
     assert all(map(torch.equal, together, alone))
 
 
+def test_threads_that_share_a_tokenizer_encode_one_at_a_time() -> None:
+    """Without the lock one thread's padding reaches the other's prompt, as in the stock pipelines."""
+    pipes = [make_pipe()]
+    pipes += [twin(pipes[0]) for _ in range(2)]
+    texts = ["a", "a cat", "a long cat"]
+
+    def encode(i: int) -> list[Tensor]:
+        return [pipes[i].encode_prompt(texts[i], "cpu", 1, True, "no")[0] for _ in range(60)]
+
+    alone = [encode(i)[0] for i in range(3)]
+    together = in_threads(*(lambda i=i: encode(i) for i in range(3)))
+    assert all(torch.equal(one, alone[i]) for i in range(3) for one in together[i])
+
+
 def test_threads_that_each_attach_share_a_unet() -> None:
     pipes = [make_pipe()]
     pipes += [twin(pipes[0])]
