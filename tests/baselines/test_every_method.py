@@ -12,7 +12,7 @@ from baselines.diffusion import Batch, DiffusionInpainter
 from brushbench import registry
 from brushbench.errors import MissingWeightsError
 from brushbench.evaluation.sources import Method
-from tests.baselines.tiny_bases import make_sample, save_methods
+from tests.baselines.tiny_bases import make_sample
 from tests.baselines.tiny_diffusers import save_pipeline
 
 # What each method is built with, beside the random base; {} names the folder of all weights.
@@ -42,11 +42,10 @@ MODELLESS = ("copy", "ns", "telea")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = save_methods(tmp_path_factory.mktemp("methods"))
+def folder(methods):
     for name in ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline", "FluxFillPipeline"):
-        save_pipeline(name, root / name)
-    return root
+        save_pipeline(name, methods / name)
+    return methods
 
 
 def build(row, folder, **changes):

@@ -30,12 +30,12 @@ from baselines.sd_inpainting import SdInpainting, condition, denoise, masked_ima
 from baselines.vae import Vae
 from brushbench import assets
 from brushbench.benchmarks.shapes import Shapes
-from tests.baselines.tiny_bases import make_sample, save_methods
+from tests.baselines.tiny_bases import make_sample
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_methods(tmp_path_factory.mktemp("methods"))
+def folder(methods):
+    return methods
 
 
 def options(folder, checkpoint=None, **more):

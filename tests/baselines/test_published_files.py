@@ -17,14 +17,14 @@ from baselines.powerpaint import PowerPaint, PowerPaintV2
 from baselines.powerpaint_text import encode_text, task_vectors
 from baselines.sd_inpainting import SdInpainting
 from brushbench.errors import UsageError, WeightsError
-from tests.baselines.tiny_bases import make_request, save_methods, save_xl_base
+from tests.baselines.tiny_bases import make_request, save_xl_base
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_methods(tmp_path_factory.mktemp("methods"))
+def folder(methods):
+    return methods
 
 
 def make(cls, folder, checkpoint, **options):
