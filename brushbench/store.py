@@ -423,18 +423,20 @@ class RunFolder:
             RunError: the file is damaged.
         """
         table = self._table()
-        for column, header in self.metric_headers().items():
-            mine = _in_column(table, column)
-            if (recorded := header.get("scores_sha256")) and mine.any() and column_sha256(table[mine]) != recorded:
-                table = table[~mine]
-        return table.reset_index(drop=True)
+        headers, torn = self.metric_headers(), list[int]()
+        for column, rows in table.groupby(table["metric"] + "@" + table["protocol"], sort=False):
+            recorded = headers.get(str(column), {}).get("scores_sha256")
+            if recorded and column_sha256(rows) != recorded:
+                torn += rows.index.tolist()
+        return table.drop(index=torn).reset_index(drop=True) if torn else table
 
     def is_current(self, table: pandas.DataFrame) -> list[bool]:
         """Return for each score whether it was computed from the picture that the run holds now."""
         pictures = self.picture_rows()
         found = zip(table["sample"], table["split"], table["repeat"], table["picture_sha256"], strict=True)
         return [
-            (row := pictures.get((sample, split, int(repeat)))) is not None and sha256 in (None, row.sha256)
+            (row := pictures.get((sample, split, int(repeat)))) is not None
+            and (not isinstance(sha256, str) or sha256 == row.sha256)  # earlier releases did not note it
             for sample, split, repeat, sha256 in found
         ]
 

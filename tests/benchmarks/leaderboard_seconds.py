@@ -5,6 +5,7 @@ OMP_NUM_THREADS=1 python tests/benchmarks/leaderboard_seconds.py
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ import pandas as pd
 
 from brushbench import leaderboard
 from brushbench.leaderboard import make_tables, open_runs, render
-from brushbench.store import COLUMNS, RunFolder
+from brushbench.records import COLUMNS, column_sha256
+from brushbench.store import RunFolder
 from tests.brushbench.written_runs import write_run
 
 RUNS, SAMPLES, METRICS = (
@@ -24,6 +26,8 @@ RUNS, SAMPLES, METRICS = (
     ("image_reward", "hps_v2.1", "aesthetic", "psnr", "mse", "lpips", "ssim", "clip_score"),
 )
 SPLITS = ("inside", "outside")
+SHA256 = "a" * 64  # of every image
+BATCH = 4  # images of one batch's record, as many as `eval` takes unless told otherwise
 BOUND = 2.0
 
 
@@ -33,12 +37,24 @@ def write(folder: Path) -> None:
     for i in range(RUNS):
         run = write_run(folder / f"run-{i:02d}", f"run-{i:02d}", dict.fromkeys(METRICS, [0.0] * 2))
         rows = [
-            (f"{k:09d}", split, "caption", 0, "raw", metric, "standard", value, "")
+            (f"{k:09d}", split, "caption", 0, "raw", metric, "standard", value, "", SHA256)
             for metric in METRICS
             for split in SPLITS
             for k, value in enumerate(rng.normal(20 + i / 10, 3, SAMPLES))
         ]
-        RunFolder(run)._write_scores(pd.DataFrame(rows, columns=list(COLUMNS)))
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        RunFolder(run)._write_scores(table)
+        headers = json.loads((run / "metrics.json").read_text())
+        for metric in METRICS:
+            headers[f"{metric}@standard"]["scores_sha256"] = column_sha256(table[table["metric"] == metric])
+        (run / "metrics.json").write_text(json.dumps(headers))
+        keys = [(f"{k:09d}", split) for split in SPLITS for k in range(SAMPLES)]
+        for number, start in enumerate(range(0, len(keys), BATCH)):
+            batch = [
+                {"sample": s, "split": split, "repeat": 0, "seed": 0, "state": "ok", "reason": "", "sha256": SHA256}
+                for s, split in keys[start : start + BATCH]
+            ]
+            (run / "batches" / f"{number:06d}.json").write_text(json.dumps(batch, indent=1))
 
 
 def main() -> int:
