@@ -242,7 +242,14 @@ def read_table(file: Path) -> pandas.DataFrame:
     table: pandas.DataFrame = found.select(list(COLUMNS)).to_pandas()
     if table.duplicated(list(KEY)).any():
         raise RunError(f"{file} holds a score twice. {SCORE_AGAIN}")
-    return table.astype({name: "object" for name in COLUMNS if name not in ("value", "repeat")})
+    return _with_none(table)
+
+
+def _with_none(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Return a table whose absent texts are ``None``: pandas turns them into NaN, which equals nothing."""
+    texts = [name for name in COLUMNS if name not in ("value", "repeat")]
+    plain = table.astype(dict.fromkeys(texts, "object"))
+    return plain.assign(**{name: plain[name].where(plain[name].notna(), None) for name in texts})
 
 
 def _is_text(kind: Any) -> bool:
@@ -277,4 +284,4 @@ def rows_to_table(rows: Sequence[ScoreRow]) -> pandas.DataFrame:
     import pandas as pd
 
     table = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
-    return table.astype({"value": "float64", "repeat": "int64"})
+    return _with_none(table.astype({"value": "float64", "repeat": "int64"}))
