@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brushbench import registry
-from brushbench.errors import MissingWeightsError, UsageError, reason_of
+from brushbench.errors import UsageError, WeightsError, reason_of
 from brushbench.evaluation.loading import load_metric
 from brushbench.evaluation.provenance import code_of
 from brushbench.metrics.base import CAPTION_CUT
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from brushbench.evaluation.scoring import Scoring
     from brushbench.store import PictureKey, RunFolder
+    from brushbench.weights import Needs
 
 __all__ = ["Column", "choose_columns", "load_columns"]
 
@@ -136,18 +137,38 @@ def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], 
     columns: dict[str, Column] = {}
     unavailable: dict[str, str] = {}
     for name, protocol in pairs:
-        weights = scoring.weights.get(name) or _own_weights(name, benchmark)
+        weights = _named_weights(name, scoring.weights) or _own_weights(name, benchmark)
         try:
             column = Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype))
-        except MissingWeightsError as error:
+        except WeightsError as error:
             if name in scoring.weights:  # asked for by name: not to be passed over
                 raise
-            unavailable[f"{name}@{protocol}"] = str(error)
+            same_model = [other for other, _ in pairs if _model(other) == _model(name)]
+            unavailable[f"{name}@{protocol}"] = for_cli(error, same_model[0])  # one sentence for all of one model
             continue
         if column.name in columns:
             raise UsageError(f"Two metrics fill the column {column.name!r}. Change the `name` of one, or leave it out.")
         columns[column.name] = column
     return list(columns.values()), unavailable
+
+
+def for_cli(error: WeightsError, name: str) -> str:
+    """Return what is wrong with a metric's weights, the remedy in words of the command line."""
+    return str(error).replace("weights=", f"--weights {name}=")
+
+
+def _model(name: str) -> Needs | str:
+    """Return the file of a metric's model; metrics of one model have the same."""
+    needs = metric_class(name).needs
+    return needs[0] if needs else name
+
+
+def _named_weights(name: str, weights: Mapping[str, str]) -> str | None:
+    """Return the weights given for a metric, or for others of the same model: named once, they serve all of them."""
+    if name in weights or not metric_class(name).needs:
+        return weights.get(name)
+    shared = {place for other, place in weights.items() if _model(other) == _model(name)}
+    return shared.pop() if len(shared) == 1 else None
 
 
 def _plain(value: object) -> JSON:

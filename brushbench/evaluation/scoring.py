@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from brushbench import registry
 from brushbench.devices import check_device
 from brushbench.engines.shard import Shard
-from brushbench.errors import DataError, RunError, UnknownNameError, UsageError, printable, reason_of
+from brushbench.errors import DataError, RunError, UnknownNameError, UsageError, WeightsError, printable, reason_of
 from brushbench.evaluation.answers import ask
-from brushbench.evaluation.columns import Column, load_columns
+from brushbench.evaluation.columns import Column, for_cli, load_columns
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.features import Features
-from brushbench.metrics.plugins import metric_class
+from brushbench.metrics.plugins import load_metric, metric_class
 from brushbench.progress import track
 from brushbench.runs import Run
 from brushbench.store import PictureKey, PictureRow, RunFolder, ScoreRow
@@ -57,9 +57,12 @@ class Scoring:
             metric = metric_class(name)
             if "weights" not in registry.option_names(metric):
                 raise UsageError(f"Metric {name!r} needs no weights. Leave --weights {name}= out.")
-            missing = None if is_hub_id(place) else metric.available(place)
-            if missing:
-                raise UsageError(f"--weights {name}={place}: {missing}")
+            if is_hub_id(place):  # downloaded when the metric is loaded
+                continue
+            try:
+                load_metric(name, metric.protocols[0], place, self.device, self.dtype)
+            except WeightsError as error:
+                raise UsageError(f"--weights {name}={place}: {for_cli(error, name)}") from None
 
 
 def score(

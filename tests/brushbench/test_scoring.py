@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import brushbench
-from brushbench import registry
+from brushbench import assets, registry
 from brushbench.errors import BadRecordError, UsageError
 from brushbench.evaluation import Scoring, rescore
 from brushbench.metrics.base import BaseMetric, at_reference_size
@@ -134,7 +134,7 @@ def test_other_weights_gave_the_old_scores(shapes, tmp_path, monkeypatch):
     CALLS.clear()
     assert scores_of(evaluate(shapes, tmp_path, [COUNTED], "raw,blended")) == first
     assert not CALLS  # nothing is computed twice
-    monkeypatch.setattr("brushbench.metrics.plugins.registry.resolve", lambda kind, name: Shifted)
+    monkeypatch.setattr("brushbench.metrics.plugins.registry.find", lambda kind, name: Shifted)
     run = evaluate(shapes, tmp_path, [COUNTED])  # raw alone is asked for
     assert scores_of(run) == pytest.approx([value + 1 for value in first])
     assert run.metrics["counted@standard"]["shift"] == 1.0
@@ -425,3 +425,40 @@ def test_a_missing_caption_is_no_caption_to_a_run_and_the_empty_text_to_the_metr
     assert run.scores[run.scores["metric"] == "psnr"]["value"].notna().all()
     metric = brushbench.load_metric("clip_score", weights="tiny", device="cpu")
     assert isinstance(metric([samples[1].image], [samples[1]])[0], float)
+
+
+# Weights on the command line ------------------------------------------------------------------------------------------
+
+
+def test_missing_weights_are_named_once_per_model_in_words_of_the_command_line(tmp_path, monkeypatch):
+    """The message spoke of Python's ``weights=``, three times for one CLIP; the remedy is tried here."""
+    shapes = brushbench.load_benchmark("shapes", split="inside", limit=2)
+    shapes.metric_weights = None
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    trio = "clip_score@standard,clip_score_crop,aesthetic@standard"
+    run = evaluate(shapes, tmp_path / "r", trio)
+    [reason] = {header["unavailable"] for header in run.metrics.values()}
+    assert "--weights clip_score=openai/clip-vit-large-patch14" in reason
+    assert " weights=" not in reason
+    folder = str(assets.path("data/tiny/metrics/clip"))
+    run = evaluate(shapes, tmp_path / "r", trio, weights={"clip_score": folder})
+    assert len(run.scores) == 6
+    hashes = {header["weights"]["sha256"] for header in run.metrics.values()}
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "/dev/zero", "/nowhere", "."])
+def test_wrong_weights_are_refused_even_where_their_metric_is_not_asked_for(shapes, tmp_path, place):
+    with pytest.raises(UsageError, match=f"--weights lpips={place}: "):
+        evaluate(shapes, tmp_path / "r", "psnr@standard", weights={"lpips": place})
+
+
+def test_a_damaged_file_in_a_cache_costs_its_own_column(shapes, tmp_path, monkeypatch):
+    shapes.metric_weights = None
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth").write_bytes(b"<html>not found</html>")
+    run = evaluate(shapes, tmp_path / "r", "psnr@standard,lpips@standard")
+    assert "squeezenet1_1-b8a52dc0.pth" in run.metrics["lpips@standard"]["unavailable"]
+    assert run.scores["value"].notna().all()
