@@ -363,7 +363,7 @@ class Metric(Protocol):
     needs: ClassVar[tuple[Needs, ...]] = ()
     required_meta: ClassVar[tuple[str, ...]] = ()
     reads_caption: ClassVar[bool] = False
-    shown: ClassVar[bool] = True
+    shown: bool = True
 
     @classmethod
     def available(cls, weights: str | Path | None = None) -> str | None:  # noqa: ARG003  overridden where there are weights

@@ -53,7 +53,11 @@ class Column:
             raise UsageError(
                 f"describe() of metric {self.metric.name!r} is no dict of texts and numbers: {reason_of(error)}."
             ) from error
-        if code := code_of(type(self.metric)):  # of one's own: its source is part of what it computes
+        cls = type(self.metric)
+        written = (
+            cls.__bases__[0] if cls.__bases__[1:] == (Metric,) else cls
+        )  # without what `metric_class` puts behind it
+        if code := code_of(written):  # of one's own: its source is part of what it computes
             described["code"] = dict(code)
         return described
 

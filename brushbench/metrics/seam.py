@@ -51,7 +51,7 @@ class Seam(BaseMetric):
     name = "seam"
     higher_is_better = False
     region: Region = "boundary"
-    shown: ClassVar[bool] = False  # tables show the difference from the reference's own seam
+    shown = False  # tables show the difference from the reference's own seam
     caveats: ClassVar[Mapping[str, str]] = {"standard": CAVEAT}
 
     def _score(self, pictures: Sequence[Picture], samples: Sequence[Sample], features: Features | None) -> list[Score]:
@@ -84,7 +84,7 @@ class SeamDifference(Seam):
     """
 
     name = "seam_difference"
-    shown: ClassVar[bool] = True
+    shown = True
     caveats: ClassVar[Mapping[str, str]] = {"standard": "the reference's own seam is taken off"}
 
     def _value(self, at_border: float, beside: float, sample: Sample, features: Features | None) -> Score:
