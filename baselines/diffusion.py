@@ -12,6 +12,7 @@ A method is a dataclass that adds fields, its own options, and one method, :meth
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -143,7 +144,7 @@ class Batch:
 
 
 @dataclass(eq=False)
-class DiffusionInpainter:
+class DiffusionInpainter(ABC):
     """A method on a stock Stable Diffusion 1.x, 2.x or XL pipeline.
 
     Args:
@@ -220,9 +221,9 @@ class DiffusionInpainter:
         batch = Batch.of(requests, self.factor, self.multiple)
         return decode_scaled(self.pipe.vae, self.latents(batch))
 
+    @abstractmethod
     def latents(self, batch: Batch) -> Tensor:
         """Return the scaled latents (B, 4, h, w) of the finished pictures."""
-        raise NotImplementedError
 
     def run(self, pipe: Any, batch: Batch, **options: Any) -> Tensor:
         """Call a stock pipeline with the batch's texts, noise and generators, and this method's steps and guidance.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,9 +216,9 @@ class TaskInpainter(GuidedInpainter):
         self.branch = self.find()
         super().__post_init__()
 
+    @abstractmethod
     def find(self) -> Path:
         """Return the folder of the published files."""
-        raise NotImplementedError
 
     def read_words(self, pipe: Any, file: Path) -> None:
         """Load the text encoder that knows the task words, and make the tokenizer that goes with it.

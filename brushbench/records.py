@@ -42,6 +42,8 @@ __all__ = [
     "pixel_sha256",
     "read_headers",
     "read_json",
+    "read_lines",
+    "read_protocols",
     "read_rows",
     "read_table",
     "rows_to_table",
@@ -243,6 +245,34 @@ def read_table(file: Path) -> pandas.DataFrame:
     if table.duplicated(list(KEY)).any():
         raise RunError(f"{file} holds a score twice. {SCORE_AGAIN}")
     return _with_none(table)
+
+
+def read_protocols(file: Path) -> set[str]:
+    """Return the protocols of a table of scores, without reading the scores.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not file.is_file():
+        return set()
+    try:
+        return set(pq.read_table(file, columns=["protocol"])["protocol"].unique().to_pylist())
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{file} cannot be read ({printable(str(error))}). {SCORE_AGAIN}") from None
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines; a line that a kill cut short is left out."""
+    found = []
+    for line in file.read_text("utf-8", "replace").splitlines() if file.is_file() else []:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                found.append(entry)
+    return found
 
 
 def _with_none(table: pandas.DataFrame) -> pandas.DataFrame:

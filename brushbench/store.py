@@ -43,6 +43,8 @@ from brushbench.records import (
     pixel_sha256,
     read_headers,
     read_json,
+    read_lines,
+    read_protocols,
     read_rows,
     read_table,
     rows_to_table,
@@ -393,7 +395,7 @@ class RunFolder:
         import pandas as pd
 
         self.check_present()
-        new, old = rows_to_table(rows), self._table()
+        new, old = rows_to_table(rows), read_table(self.path / "scores.parquet")
         of = ["metric", "protocol", "variant"]
         kept = old[~pd.MultiIndex.from_frame(old[of]).isin(pd.MultiIndex.from_frame(new[of]))]
         table = pd.concat([frame for frame in (kept, new) if len(frame)] or [new], ignore_index=True)
@@ -422,7 +424,7 @@ class RunFolder:
         Raises:
             RunError: the file is damaged.
         """
-        table = self._table()
+        table = read_table(self.path / "scores.parquet")
         headers, torn = self.metric_headers(), list[int]()
         for column, rows in table.groupby(table["metric"] + "@" + table["protocol"], sort=False):
             recorded = headers.get(str(column), {}).get("scores_sha256")
@@ -440,25 +442,13 @@ class RunFolder:
             for sample, split, repeat, sha256 in found
         ]
 
-    def _table(self) -> pandas.DataFrame:
-        return read_table(self.path / "scores.parquet")
-
     def scored_protocols(self) -> set[str]:
         """Return the protocols under which there are scores, without reading the scores.
 
         Raises:
             RunError: the file is damaged.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        file = self.path / "scores.parquet"
-        if not file.is_file():
-            return set()
-        try:
-            return set(pq.read_table(file, columns=["protocol"])["protocol"].unique().to_pylist())
-        except (OSError, pa.ArrowException) as error:
-            raise RunError(f"{file} cannot be read ({error}). Delete it, and score the run again.") from None
+        return read_protocols(self.path / "scores.parquet")
 
     def _write_scores(self, table: pandas.DataFrame) -> None:
         write_atomically(self.path / "scores.parquet", table_bytes(table))
@@ -496,15 +486,7 @@ class RunFolder:
 
     def timing(self) -> list[dict[str, JSON]]:
         """Return what :meth:`log_timing` wrote; a line that a kill cut short is left out."""
-        file = self.path / "timing.jsonl"
-        lines = file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                if isinstance(entry, dict):
-                    found.append(entry)
-        return found
+        return read_lines(self.path / "timing.jsonl")
 
 
 def _is_current(row: ScoreRow, pictures: Mapping[PictureKey, PictureRow]) -> bool:

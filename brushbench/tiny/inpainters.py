@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ def text_encoder_with_tasks(tokenizer: Any, text_encoder: Any) -> Any:
 # --------------------------------------------------------------------------------------------------------- objectives
 
 
-class InpaintingObjective(nn.Module):
+class InpaintingObjective(nn.Module, ABC):
     """The loss of a method on pictures and holes. The frozen parts are no submodules: no checkpoint holds them."""
 
     def __init__(self, base: Any) -> None:
@@ -166,9 +167,9 @@ class InpaintingObjective(nn.Module):
             hidden: Tensor = self.base.text_encoder(input_ids)[0]
         return hidden
 
+    @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor, pixels: Tensor, keep: Tensor) -> Tensor:
         """Return the predicted noise (B, 4, h, w)."""
-        raise NotImplementedError
 
 
 class SdInpainting(InpaintingObjective):
