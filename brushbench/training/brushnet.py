@@ -26,6 +26,7 @@ from baselines.diffusion import load_base
 from baselines.latents import decode_scaled, vae_factor
 from baselines.presets import PRESETS, describe_base, find_base, make_scheduler, preset_named
 from brushbench.errors import MissingWeightsError, UnknownNameError, UsageError
+from brushbench.training.card import model_card
 from brushbench.training.holes import HOLES, draw_hole, stream_rng
 from brushbench.training.loop import Draw, contact_sheet, fit
 from brushbench.training.settings import FitConfig, FitResult
@@ -162,12 +163,14 @@ class BrushNetTask:
         return contact_sheet(np.stack(rows), 6)
 
     def save(self, folder: Path) -> None:
-        """Write ``config.json`` and the weights, as every BrushNet loads them, and ``recipe.json`` beside them."""
+        """Write ``config.json`` and the weights, as every BrushNet loads them, with ``recipe.json`` and a model card beside them."""
         self._wait()
         branch = copy.deepcopy(self.objective.brushnet).to("cpu", torch.float16 if self.recipe.half else torch.float32)
         branch.register_to_config(_name_or_path="")  # where its first weights lay is nobody's business
         branch.save_pretrained(folder, safe_serialization=True)
-        (folder / "recipe.json").write_text(json.dumps({**self.identity(), **self.source.describe()}, indent=2) + "\n")
+        recipe = {**self.identity(), **self.source.describe()}
+        (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+        (folder / "README.md").write_text(model_card(recipe), "utf-8")
 
     def identity(self) -> dict[str, JSON]:
         """Return what must be equal for a checkpoint to be continued; where weights lie does not matter."""
