@@ -163,7 +163,7 @@ class BrushNetTask:
         return contact_sheet(np.stack(rows), 6)
 
     def save(self, folder: Path) -> None:
-        """Write ``config.json`` and the weights, as every BrushNet loads them, with ``recipe.json`` and a model card beside them."""
+        """Write ``config.json`` and the weights, as every BrushNet loads them, with ``recipe.json`` and a card."""
         self._wait()
         branch = copy.deepcopy(self.objective.brushnet).to("cpu", torch.float16 if self.recipe.half else torch.float32)
         branch.register_to_config(_name_or_path="")  # where its first weights lay is nobody's business

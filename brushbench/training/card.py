@@ -27,8 +27,8 @@ def model_card(recipe: Mapping[str, JSON]) -> str:
 
 # A BrushNet branch
 
-Trained with `brushbench train brushnet` beside a frozen text-to-image U-Net (Ju et al., BrushNet, ECCV 2024). It belongs to
-the base model whose weights are named below.
+Trained with `brushbench train brushnet` beside a frozen text-to-image U-Net (Ju et al., BrushNet, ECCV 2024). It
+belongs to the base model whose weights are named below.
 
 ```python
 from brushnet import BrushNetModel, StableDiffusionBrushNetPipeline

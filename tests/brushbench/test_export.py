@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import brushbench
+from brushbench import assets
 from brushbench.errors import BrushbenchError, RunError, UnknownNameError, UsageError
 from brushbench.export import export, pull, push
 from brushbench.leaderboard import make_tables, open_runs, render
+from brushbench.store import COLUMNS
 
 from .reports import hostile_benchmark, tiny_runs
 
@@ -109,3 +112,15 @@ def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path, monkeypatch: pytest.
     _, runs = tiny_runs(tmp_path)
     with pytest.raises(BrushbenchError, match="could not be written"):
         push(runs, "owner/name")
+
+
+def test_the_published_schema_of_scores_names_every_column_and_fits_every_row(tmp_path: Path) -> None:
+    schema = json.loads(assets.path("data/schemas/scores.json").read_text("utf-8"))
+    assert tuple(schema["properties"]) == COLUMNS == tuple(schema["required"])
+    _, runs = tiny_runs(tmp_path, 1)
+    kinds = {"string": str, "integer": int, "number": float, "null": type(None)}
+    for row in runs[0].scores.to_dict("records"):
+        for name, value in row.items():
+            wanted = schema["properties"][name]["type"]
+            allowed = tuple(kinds[kind] for kind in ([wanted] if isinstance(wanted, str) else wanted))
+            assert isinstance(value, allowed), (name, value)
