@@ -64,6 +64,8 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def call(**given: Any) -> None:
+        # `--out=~/x` reaches us as it is: a shell expands only a word that begins with the tilde.
+        given = {key: value.expanduser() if isinstance(value, Path) else value for key, value in given.items()}
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         try:

@@ -118,6 +118,7 @@ def sheet(
 
 
 @app.command(epilog="Example: [bold]brushbench export runs/shapes --to csv -o scores.csv[/]")
+@shared_options
 def export(
     runs: Runs,
     output: Annotated[Path, typer.Option("--output", "-o", help="File (parquet, csv) or new folder (dir, hub).")],
@@ -132,6 +133,7 @@ def export(
 
 
 @app.command(epilog="Example: [bold]brushbench push runs/shapes me/my-results[/]")
+@shared_options
 def push(
     runs: Runs,
     repository: Annotated[str, typer.Argument(help="owner/name on the hub, or a folder that stands for it.")],
@@ -146,6 +148,7 @@ def push(
 
 
 @app.command(epilog="Example: [bold]brushbench pull me/my-results -o results && brushbench leaderboard results[/]")
+@shared_options
 def pull(
     repository: Annotated[str, typer.Argument(help="owner/name on the hub, or a folder that stands for it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder.")],

@@ -89,3 +89,13 @@ def test_gate_writes_the_page_with_its_verdict(runs: Path, tmp_path: Path) -> No
     verdict = next(line for line in out.splitlines() if ": telea against telea" in line)
     assert "Quality gate" in page
     assert verdict.partition(":")[0] in page
+
+
+def test_a_tilde_that_the_shell_left_alone_is_the_home_folder(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    brushbench("sheet", runs / "runs", "--output=~/sheet.png", "--limit", 1)
+    brushbench("export", runs / "runs", "--output=~/scores.parquet")
+    assert (tmp_path / "sheet.png").is_file()
+    assert (tmp_path / "scores.parquet").is_file()
