@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -27,12 +28,14 @@ __all__ = [
     "find",
     "names",
     "option_names",
+    "parse_source",
     "parse_spec",
     "resolve",
     "takes_preset",
     "with_preset",
 ]
 
+_PARSING = threading.Lock()
 Kind: TypeAlias = Literal["model", "metric", "benchmark"]
 
 BUILTIN: Mapping[Kind, Mapping[str, str]] = {
@@ -188,10 +191,20 @@ def find(kind: Kind, name: str) -> Any:
     return getattr(module, attribute, None)
 
 
+def parse_source(text: bytes) -> ast.Module:
+    """Return a Python file's syntax tree, one thread at a time: CPython 3.11's parser fails when two run at once.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError: it is no Python.
+    """
+    with _PARSING:
+        return ast.parse(text)
+
+
 def _classes_in(file: str) -> str:
     """Return the classes of a Python file as a hint; its code is read and not run."""
     try:
-        tree = ast.parse(read_bytes(Path(file).expanduser()))
+        tree = parse_source(read_bytes(Path(file).expanduser()))
     except (UnusableError, SyntaxError, ValueError, RecursionError):
         return ""
     found = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from brushbench.errors import RunError
-from brushbench.leaderboard.columns import Column, identity, make_column
+from brushbench.leaderboard.columns import Column, changes, identity, make_column
 from brushbench.runs import Run, per_sample
 from brushbench.types import JSON
 
@@ -182,8 +182,7 @@ def pair(first: ScoreSet, second: ScoreSet, keys: Sequence[ColumnKey]) -> Iterat
             continue
         ours, theirs = first.headers[name], second.headers[name]
         if identity(ours) != identity(theirs):
-            changed = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
-            yield key, f"{key.name}: computed with different {', '.join(changed)}"
+            yield key, f"{key.name}: computed with different {', '.join(changes(ours, theirs))}"
             continue
         ids = tuple(sorted({*first.columns[key], *second.columns[key]}))
         rows = [np.array([s.columns[key].get(sample, math.nan) for sample in ids]) for s in (first, second)]

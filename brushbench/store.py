@@ -185,6 +185,8 @@ class RunFolder:
                 return
             if self.finished_batches():
                 return
+            for part in ("pictures", "batches", "tracebacks"):  # of a batch that was not committed
+                shutil.rmtree(self.path / part, ignore_errors=True)
             self.records_file.unlink(missing_ok=True)
             (self.path / "run.json").unlink(missing_ok=True)
         for file in (self.path / "locks").glob("*.lock"):

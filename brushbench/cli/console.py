@@ -48,16 +48,21 @@ def end_in_order() -> None:
             signal.signal(getattr(signal, name), stop)
 
 
-def check_output(file: Path) -> None:
+def check_output(file: Path, suffix: str | None = None) -> None:
     """Refuse a place where no file can be written before any work is done for it.
 
+    Args:
+        file: the place.
+        suffix: what the name must end with, such as ``.png``; anything goes without one.
+
     Raises:
-        UsageError: a folder, or a folder that is missing.
+        UsageError: a folder, a folder that is missing, or another suffix.
     """
     if file.is_dir():
         raise UsageError(f"--output {file} is a folder. Name a file in it.")
-    if file.suffix.lower() != ".png":
-        raise UsageError(f"--output {file}: a PNG is written, without loss. Name it {file.with_suffix('.png')}.")
+    if suffix is not None and file.suffix.lower() != suffix:
+        kind = suffix.removeprefix(".").upper()
+        raise UsageError(f"--output {file}: a {kind} is written, without loss. Name it {file.with_suffix(suffix)}.")
     if file.exists() and not file.is_file():
         raise UsageError(f"--output {file} is no regular file. Write elsewhere.")
     if not file.parent.is_dir():

@@ -50,7 +50,7 @@ def preview(
     """Draw the first images of a benchmark with their holes: one row per image, one column per split."""
     from brushbench.inventory import preview
 
-    check_output(output)
+    check_output(output, ".png")
     preview(load(bench, DataOptions(data=data, split=split, limit=limit))).save(output, "PNG")
     say(f"Wrote {output}.")
 

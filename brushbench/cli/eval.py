@@ -231,7 +231,7 @@ def inpaint(
     from brushbench.evaluation import inpaint_one
     from brushbench.registry import parse_spec, with_preset
 
-    check_output(output)
+    check_output(output, ".png")
     spec = with_preset(parse_spec(model), preset)
     if tiny_specs([spec]):
         say(

@@ -110,7 +110,7 @@ def sheet(
 
     if sort and worst:
         raise UsageError("--sort and --worst both say which rows come first. Leave one out.")
-    check_output(output)
+    check_output(output, ".png")
     opened = open_runs(runs)
     order = Order(sort or worst, worst is not None, compare, split, limit)
     draw_sheet(collect(opened).gallery, _benchmark(opened, source), order, size, variant).save(output, "PNG")

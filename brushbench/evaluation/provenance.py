@@ -31,7 +31,7 @@ from brushbench.evaluation.plan import make_plan
 from brushbench.evaluation.sources import Source
 from brushbench.files import regular_file
 from brushbench.isolation import OWN_PACKAGES, PLUGIN
-from brushbench.registry import Spec
+from brushbench.registry import Spec, parse_source
 from brushbench.types import JSON, Benchmark
 from brushbench.weights import sha256_file
 
@@ -149,7 +149,7 @@ def source_file(cls: type[Any]) -> Path | None:
 def _imported(module: Path, root: Path) -> Iterator[Path]:
     """Yield the files below ``root`` that a module imports, by its text."""
     try:
-        tree = ast.parse(module.read_bytes())
+        tree = parse_source(module.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return
     for node in ast.walk(tree):

@@ -10,7 +10,7 @@ from typing import Any
 
 from brushbench.errors import RunError, UnknownNameError
 
-__all__ = ["Column", "choose", "heading", "identity", "make_column", "ordered"]
+__all__ = ["Column", "changes", "choose", "heading", "identity", "make_column", "ordered"]
 
 SCALES: Mapping[str, tuple[str, float]] = {  # of runs whose columns do not say it themselves, older than `display`
     "image_reward": ("x10", 10.0),
@@ -76,6 +76,11 @@ def identity(header: Mapping[str, Any], named: bool = True) -> str:
     return json.dumps(kept, sort_keys=True, default=str)
 
 
+def changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the fields in which two columns were computed differently."""
+    return sorted(key for key in {*one, *other} - _NOT_IDENTITY if one.get(key) != other.get(key))
+
+
 def make_column(metric: str, protocol: str, headers: Sequence[tuple[Path | str, Mapping[str, Any]]]) -> Column:
     """Return a column from what each run computed it with: its folder, and the column's record.
 
@@ -85,7 +90,7 @@ def make_column(metric: str, protocol: str, headers: Sequence[tuple[Path | str, 
     (first, header), *others = headers
     for run, other in others:
         if identity(other) != identity(header):
-            changed = sorted(k for k in {*header, *other} - _NOT_IDENTITY if header.get(k) != other.get(k))
+            changed = changes(header, other)
             raise RunError(
                 f"{first} and {run} were scored with different {', '.join(changed)} of {metric}: one column "
                 f"cannot hold both. Score one again: brushbench score {run} --metrics {metric}@{protocol} "

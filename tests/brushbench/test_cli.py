@@ -198,10 +198,11 @@ def test_a_benchmark_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 def test_skipped_records_are_counted_where_one_sees_it(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         Image.new("RGB", (32, 32), "grey").save(tmp_path / f"{name}.png")
-    (tmp_path / "captions.txt").write_text("a\tone\nb\ttwo\n")
+    whole = (tmp_path / "c.png").read_bytes()
+    (tmp_path / "c.png").write_bytes(whole[: len(whole) // 2])
     done = brushbench("eval", "-m", "telea", "--bench", ".", "--skip-bad", "--metrics", "none", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Bad records left out: 1 (c: the caption is missing)." in done.stderr
+    assert "Bad records left out: 1 (c: " in done.stderr
 
 
 def test_a_name_that_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_every_exit_code(
     """The command line's own `main`, without the seconds of a fresh process."""
     monkeypatch.chdir(runs)
     monkeypatch.setattr("sys.argv", ["brushbench", *args])
+    monkeypatch.setenv("COLUMNS", "200")  # no heading is folded
     with pytest.raises(SystemExit) as ended:
         cli.main()
     out, err = capsys.readouterr()
