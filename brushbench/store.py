@@ -174,10 +174,7 @@ class RunFolder:
             raise RunError(f"{self.path} holds {strangers[0]!r}, which is no part of a run. {remedy}")
 
     def abandon(self) -> None:
-        """Leave nothing of a run of which no batch was committed and on which no other process works.
-
-        So it may be begun with other settings, or by a method that was mended.
-        """
+        """Leave nothing of a run without any batch, unless another process works on it: it may be begun anew."""
         with self.lock("begin"):
             try:
                 self._check_unused()
