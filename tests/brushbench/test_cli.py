@@ -158,7 +158,7 @@ def test_data_preview_draws_a_row_a_picture(tmp_path: Path) -> None:
         (["eval", "-m", "telea", "--weights", "lpisp=x.pth"], "Did you mean 'lpips'?"),
         (
             ["eval", "-m", "telea", "--weights", "lpips=x.pth"],
-            "weights='x.pth' is neither a file",
+            "--weights lpips='x.pth' is neither a file",
         ),
         (["eval", "-m", "telea", "--weights", "psnr=x.pth"], "'psnr' needs no weights. Leave --weights psnr= out"),
         (["eval", "-m", "telea", "--bench", "photos", "--data", "."], "'photos' is embedded. Leave --data out"),
