@@ -124,6 +124,8 @@ def metric(
         ) -> list[object]:
             return [function(picture, sample) for picture, sample in zip(pictures, samples, strict=True)]
 
+        # Whoever looks for the metric's source finds the function's: its file is part of the column's identity.
+        score.__wrapped__ = function  # type: ignore[attr-defined]
         facts = {"higher_is_better": higher_is_better, "unit": unit, "region": region, "display": display}
         body = {"__doc__": function.__doc__, "__module__": function.__module__, "_score": score, **facts}
         return type(function.__name__, (BaseMetric,), {"name": function.__name__, **body})
