@@ -123,7 +123,7 @@ def checkup() -> tuple[list[list[str]], bool]:
 
 
 def preview(benchmark: Benchmark, side: int = 192) -> Image.Image:
-    """Draw a benchmark: a row a picture, a column a split, each hole tinted red.
+    """Draw a benchmark: one row per image, one column per split, each hole tinted red.
 
     Args:
         benchmark: loaded with the splits and the limit wanted.

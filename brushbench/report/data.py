@@ -16,6 +16,8 @@ from brushbench.store import PictureRow
 from brushbench.types import PROTOCOLS, Benchmark
 
 if TYPE_CHECKING:
+    import pandas
+
     from brushbench.runs import Run
 
 __all__ = ["Gallery", "MethodCard", "Provenance", "Report", "collect"]
@@ -173,10 +175,10 @@ def collect(runs: Sequence[Run], title: str = "") -> Report:
 
 
 def _gallery(runs: Sequence[Run], tables: Sequence[Table]) -> Gallery:
-    methods = []
+    methods, scores = [], [run.scores for run in runs]
     for number, (run, label) in enumerate(zip(runs, _labels(runs), strict=True)):
-        made = {(row.sample, row.split, row.repeat): row for row in run.picture_rows()}
-        blended = "blended" in set(run.scores["variant"])
+        made = {row.key: row for row in run.picture_rows()}
+        blended = "blended" in set(scores[number]["variant"])
         methods.append(MethodCard(f"m{number}", label, run.is_reference, blended, run, made))
     keys = dict.fromkeys(key for method in methods for key in method.pictures)
     order = {split: i for i, split in enumerate(dict.fromkeys(split for _, split, _ in keys))}
@@ -184,7 +186,7 @@ def _gallery(runs: Sequence[Run], tables: Sequence[Table]) -> Gallery:
     metrics = {
         f"{column.metric}@{table.protocol}": _metric(table, column) for table in tables for column in table.columns
     }
-    return Gallery(methods, rows, list(metrics.values()), _scores(methods, rows))
+    return Gallery(methods, rows, list(metrics.values()), _scores(methods, scores, rows))
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
@@ -207,11 +209,12 @@ def _metric(table: Table, column: Column) -> dict[str, Any]:
     }
 
 
-def _scores(methods: Sequence[MethodCard], rows: Sequence[GalleryRow]) -> dict[str, list[float | str | None]]:
+def _scores(
+    methods: Sequence[MethodCard], scores: Sequence[pandas.DataFrame], rows: Sequence[GalleryRow]
+) -> dict[str, list[float | str | None]]:
     places = {(row.sample, row.split, row.repeat): i for i, row in enumerate(rows)}
     found: dict[str, list[float | str | None]] = {}
-    for method in methods:
-        table = method.run.scores
+    for method, table in zip(methods, scores, strict=True):
         keys = ["sample", "split", "repeat", "variant", "metric", "protocol", "value"]
         for sample, split, repeat, variant, metric, protocol, value in table[keys].itertuples(index=False):
             column = found.setdefault(f"{method.key}|{variant}|{metric}@{protocol}", [None] * len(rows))
