@@ -32,7 +32,7 @@ format: $(VENV)/.dev
 TRAIN = $(BIN)/brushbench train
 TINY = $(TRAIN) tiny
 FAST := --mixed-precision bf16 --resume
-BRANCH := --batch-size 32 --half $(FAST)
+BRANCH := --batch-size 32 --half --save-every 100 $(FAST)
 FIRST := $(OUT)/tiny/first
 JUDGE = $(TINY) judges --cache-scenes 0 $(FAST)
 LAST := --warmup 30 --ema-decay 0.99 $(BRANCH)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from baselines.presets import single_file_config, variant_of
 from brushbench.errors import WeightsError, printable
 from brushbench.types import Picture
-from brushnet.conditioning import vae_factor
+from brushnet.conditioning import in_parts, vae_factor
 
 __all__ = [
     "Reduction",
@@ -120,14 +120,18 @@ def encode_scaled(vae: Any, pictures: Sequence[Picture] | npt.NDArray[np.uint8])
 @torch.no_grad()
 def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
     """Return the mode of the posterior, times the scaling factor, (B, 4, h, w) of pixels (B, 3, H, W) in -1..1."""
-    latents: Tensor = vae.encode(pixels.to(vae.device, torch.float32)).latent_dist.mode() * vae.config.scaling_factor
-    return latents
+    inputs = pixels.to(vae.device, torch.float32)
+    modes = in_parts(lambda part: vae.encode(part).latent_dist.mode(), inputs, inputs.shape[-2] * inputs.shape[-1])
+    factor: float = vae.config.scaling_factor
+    return modes * factor
 
 
 @torch.no_grad()
 def decode_scaled(vae: Any, latents: Tensor) -> list[Picture]:
     """Return uint8 (H, W, 3) RGB pictures of scaled latents (B, 4, h, w)."""
-    pixels = vae.decode(latents.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
+    inputs = latents.to(vae.device, torch.float32) / vae.config.scaling_factor
+    size = inputs.shape[-2] * inputs.shape[-1] * vae_factor(vae) ** 2
+    pixels = in_parts(lambda part: vae.decode(part).sample, inputs, size)
     levels = pixels.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return list(levels.permute(0, 2, 3, 1).cpu().numpy())
 

@@ -64,6 +64,7 @@ class RunConfig(BaseModel):
     negative_prompt: str = ""
     device: str = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    tf32: bool = Field(default=False, description="the method's float32 may round to TF32 on CUDA")
 
 
 class SpecRecord(BaseModel):

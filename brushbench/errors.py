@@ -136,6 +136,10 @@ class ConfigMismatchError(RunError):
     """The folder already holds a run of other settings; the message shows the difference."""
 
 
+class BrokenDeviceError(RunError):
+    """The GPU is of no use to this process any more; a new process can go on."""
+
+
 class EndedEarlyError(RunError):
     """Code of a plug-in tried to end the process, with work still to be done."""
 

@@ -103,6 +103,10 @@ class Features:
         found: T = self._models[key]
         return found
 
+    def drop_models(self) -> None:
+        """Let go of every model; what was computed with them is still remembered."""
+        self._models.clear()
+
     def images(
         self, key: str, batch: npt.NDArray[Any], compute: Callable[[], npt.NDArray[np.float64]], *also: str
     ) -> npt.NDArray[np.float64]:

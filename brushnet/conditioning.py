@@ -25,7 +25,7 @@ from diffusers.image_processor import VaeImageProcessor
 from brushnet.pictures import split_pictures
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from brushnet.pictures import Item, Pictures
 
@@ -33,12 +33,15 @@ __all__ = [
     "Generators",
     "draw_noise",
     "encode_conditioning",
+    "in_parts",
     "keep_from_white",
     "masked_pixels",
+    "moments",
     "picture_size",
     "vae_factor",
 ]
 
+PIXELS_AT_ONCE = 2**20  # in one pass of a VAE
 Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
 
 
@@ -58,6 +61,22 @@ def vae_factor(vae: torch.nn.Module) -> int:
     """Return how many pixels a latent spans along a side: 8 for Stable Diffusion's VAE, 4 for one of three levels."""
     config = cast("Any", vae).config
     return int(2 ** (len(config.block_out_channels) - 1))
+
+
+def in_parts(run: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, pixels: int) -> torch.Tensor:
+    """Give a VAE as many rows at a time as hold :data:`PIXELS_AT_ONCE`, so that its memory does not grow with a batch.
+
+    In float32 a pass takes about 3 GiB per million pixels: 48 GiB for 16 pictures of 1024 x 1024.
+
+    Args:
+        run: maps (n, …) to (n, …).
+        rows: (N, …), for the whole batch.
+        pixels: of one row's picture.
+
+    Returns:
+        What ``run`` gives for all rows.
+    """
+    return torch.cat([run(part) for part in rows.split(max(1, PIXELS_AT_ONCE // pixels))])
 
 
 def draw_noise(shape: Sequence[int], generator: Generators) -> torch.Tensor:
@@ -254,11 +273,17 @@ def _posterior(vae: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor
     try:
         with torch.no_grad():
             inputs = pixels.to(device=_device_of(vae), dtype=torch.float32 if upcast else dtype)
-            posterior = model.encode(inputs).latent_dist
+            size = inputs.shape[-2] * inputs.shape[-1]
+            mean, std = in_parts(lambda part: moments(model.encode(part).latent_dist), inputs, size).chunk(2, dim=1)
     finally:
         if upcast:
             model.to(dtype=torch.float16)
-    return posterior.mean, posterior.std
+    return mean, std
+
+
+def moments(posterior: Any) -> torch.Tensor:
+    """Return mean and standard deviation, (N, 8, h, w)."""
+    return torch.cat([posterior.mean, posterior.std], dim=1)
 
 
 def _device_of(vae: torch.nn.Module) -> torch.device:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from brushnet.checks import check_fit
-from brushnet.conditioning import draw_noise, vae_factor
+from brushnet.conditioning import draw_noise, in_parts, moments, vae_factor
 from brushnet.injection import inject
 from brushnet.model import BrushNetModel, BrushNetOutput
 
@@ -235,8 +235,9 @@ class BrushNetTrainingStep(nn.Module):
         pixels = images.float() / 255 * 2 - 1
         vae = self._part("vae")
         with torch.autocast(images.device.type, enabled=False):
-            moments = vae.encode(torch.cat([pixels, pixels.where(keep, -1.0)])).latent_dist
-            drawn = moments.mode() if posterior is None else moments.mean + moments.std * posterior
+            both = torch.cat([pixels, pixels.where(keep, -1.0)])
+            mean, std = in_parts(lambda part: moments(vae.encode(part).latent_dist), both, keep[0].numel()).chunk(2, 1)
+            drawn = mean if posterior is None else mean + std * posterior
         latents, masked = (drawn * vae.config.scaling_factor).chunk(2)
         channel = _at_latent_size(keep, latents) * float(self.mask_channel)
         return latents, torch.cat([masked, channel], dim=1)

@@ -115,6 +115,7 @@ def _run_methods(
         configure(
             spec, benchmark, name=label, seed=run.seed, repeats=run.repeats, batch_size=run.batch_size,
             negative_prompt=run.negative_prompt, device=machine.device, dtype=machine.dtype,
+            tf32=machine.tf32,
         )
         for spec, label in zip(specs, labels, strict=True)
     ]  # fmt: skip
@@ -249,6 +250,7 @@ def inpaint(
         negative_prompt=negative_prompt,
         device=machine.device,
         dtype=machine.dtype,
+        tf32=machine.tf32,
     )
     Image.fromarray(picture).save(output, "PNG")
     say(f"Wrote {output}.")

@@ -256,6 +256,9 @@ class MachineOptions:
     dtype: Annotated[
         str, typer.Option("--dtype", help="auto, float32, float16, bfloat16: of the method's weights.")
     ] = "auto"
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let the method's float32 round to TF32 on CUDA: quicker, other images.")
+    ] = False
 
 
 @dataclass(frozen=True)

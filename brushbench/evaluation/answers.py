@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
+from brushbench.devices import free_memory, refuse_broken_device
 from brushbench.errors import UsageError, WeightsError, reason_of
 from brushbench.features import Features
 from brushbench.isolation import world_of
@@ -28,6 +29,7 @@ def ask(metric: Metric, pictures: Sequence[Picture], samples: Sequence[Sample], 
     Raises:
         UsageError: the metric refuses its settings.
         WeightsError: its weights are missing or damaged.
+        BrokenDeviceError: the GPU is of no use to this process any more.
     """
     if not pictures:
         return []
@@ -37,10 +39,14 @@ def ask(metric: Metric, pictures: Sequence[Picture], samples: Sequence[Sample], 
     except (UsageError, WeightsError):
         raise  # not the fault of one sample
     except (Exception, SystemExit) as error:
-        if len(pictures) == 1:
-            return [Unscored(f"the metric failed: {reason_of(error)}")]
-        return [ask(metric, [p], [s], features)[0] for p, s in zip(pictures, samples, strict=True)]
-    return [as_score(answer) for answer in answers]
+        refuse_broken_device(error)
+        failure = Unscored(f"the metric failed: {reason_of(error)}")
+    else:
+        return [as_score(answer) for answer in answers]
+    if len(pictures) == 1:
+        return [failure]
+    free_memory()  # behind the except: until there the exception holds all that the failed call had in memory
+    return [ask(metric, [p], [s], features)[0] for p, s in zip(pictures, samples, strict=True)]
 
 
 def _listed(answers: object, count: int) -> list[object]:

@@ -142,7 +142,7 @@ class _Work:
             made, owner = waiting[0]
             with owner:
                 if not self._is_known(made):
-                    _commit(self.folder, made)
+                    _commit(self.folder, made, self.config.device)
             waiting.pop(0)
 
 
@@ -198,13 +198,13 @@ def _read(benchmark: Benchmark, index: int) -> Sample | NoPicture:
         return NoPicture.of(error)
 
 
-def _commit(folder: RunFolder, made: _Made) -> None:
+def _commit(folder: RunFolder, made: _Made, device: str) -> None:
     folder.discard(made.name)
     if made.tracebacks:
         folder.keep_tracebacks(made.name, made.tracebacks)
     folder.commit(made.name, made.rows, made.pictures)
     entry: dict[str, JSON] = {"batch": made.name, "pictures": len(made.rows), "seconds": made.seconds}
-    folder.log_timing({**entry, **_peak_memory()})
+    folder.log_timing({**entry, **_peak_memory(device)})
 
 
 def _stopped(name: str, failed: Sequence[_Made]) -> RunError:
@@ -219,13 +219,14 @@ def _stopped(name: str, failed: Sequence[_Made]) -> RunError:
     return error
 
 
-def _peak_memory() -> dict[str, JSON]:
+def _peak_memory(device: str) -> dict[str, JSON]:
+    """Return the most memory that this process has had, and of the GPU that the run computes on."""
     peak: dict[str, JSON] = {}
     with contextlib.suppress(ImportError):  # no such module on Windows
         import resource
 
         peak["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        peak["peak_cuda_mb"] = torch.cuda.max_memory_allocated() // 2**20
+    if torch is not None and device != "cpu" and torch.cuda.is_available():
+        peak["peak_cuda_mb"] = torch.cuda.max_memory_allocated(None if device == "auto" else device) // 2**20
     return peak

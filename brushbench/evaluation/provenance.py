@@ -26,6 +26,7 @@ from brushbench.config import (
     SpecRecord,
     problems,
 )
+from brushbench.devices import cuda_settings
 from brushbench.errors import BrushbenchError, RunError, UsageError
 from brushbench.evaluation.plan import make_plan
 from brushbench.evaluation.sources import Source
@@ -74,7 +75,7 @@ def make_header(
         code=dict(code or {}),
         contents=dict(contents or {}),
         device=device,
-        where=Origin(git=git_revision(), machine=machine(), credits=_credits(config.model)),
+        where=Origin(git=git_revision(), machine=machine(config.device), credits=_credits(config.model)),
     )
 
 
@@ -253,16 +254,22 @@ def git_revision() -> str:
         return ""
 
 
-def machine() -> dict[str, JSON]:
-    """Return the machine a run was begun on."""
+def machine(device: str = "auto") -> dict[str, JSON]:
+    """Return the machine a run was begun on, and how CUDA rounds there.
+
+    Args:
+        device: of the run; its GPU is the one that is named.
+    """
     import platform
 
     torch = sys.modules.get("torch")
-    cuda = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
+    on_gpu = torch is not None and device != "cpu" and torch.cuda.is_available()
+    cuda = torch.cuda.get_device_name(None if device == "auto" else device) if torch is not None and on_gpu else None
     return {
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cuda": cuda,
         "mkl_cbwr": os.environ.get("MKL_CBWR", ""),  # see brushnet/__init__.py
         "threads": torch.get_num_threads() if torch is not None else None,
+        **({"cuda_settings": cuda_settings()} if on_gpu else {}),
     }

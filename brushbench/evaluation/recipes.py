@@ -11,7 +11,7 @@ from typing import Any, get_args
 from brushbench import registry
 from brushbench.benchmarks.memory import as_benchmark
 from brushbench.config import RunConfig, RunHeader, make_config
-from brushbench.devices import choose_device
+from brushbench.devices import allow_tf32, choose_device, free_memory
 from brushbench.engines.shard import Shard
 from brushbench.errors import BrushbenchError, DataError, RunError, UnknownNameError, UsageError, printable
 from brushbench.evaluation.columns import choose_columns
@@ -70,6 +70,7 @@ def evaluate(
     weights: Mapping[str, str] | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    tf32: bool = False,
     low_memory: bool = False,
     features: Features | None = None,
     retry_failed: bool = False,
@@ -97,6 +98,7 @@ def evaluate(
         weights: as in :class:`Scoring`.
         device: ``auto`` takes CUDA where there is one.
         dtype: of the method's weights.
+        tf32: let the method's float32, such as its autoencoder's, round to TF32 on CUDA; metrics never do.
         low_memory: keep one metric model in memory at a time.
         features: as in :class:`Scoring`; share one between calls on the same benchmark.
         retry_failed: generate images that failed in an earlier session again.
@@ -122,7 +124,7 @@ def evaluate(
         spec = Spec(type(inpainter).__name__, {})
     config = configure(
         spec, data, name=name, seed=seed, repeats=repeats, batch_size=batch_size, negative_prompt=negative_prompt,
-        device=device, dtype=dtype,
+        device=device, dtype=dtype, tf32=tf32,
     )  # fmt: skip
     method = None if isinstance(inpainter, str | Spec) else inpainter
     if overwrite is None:
@@ -175,6 +177,10 @@ def carry_out(
         ConfigMismatchError: the folder holds a run of other settings.
     """
     spec = Spec(config.model, config.options)
+    if scoring.low_memory and scoring.features is not None:
+        scoring.features.drop_models()  # of the method before
+        free_memory()
+    allow_tf32(config.tf32)
     contents = contents_of(spec)  # first: what is no file would hang whoever opens it
     source = Method(load_inpainter(spec, config.device, config.dtype) if method is None else method)
     if source.capabilities.text:
@@ -184,7 +190,13 @@ def carry_out(
         source, benchmark, config, code=code_of(type(source.inpainter)), contents=contents,
         device=choose_device(config.device).type if takes_device else "",
     )  # fmt: skip
-    return _run(source, benchmark, header, scoring, out, session or Session(), notify)
+    session = session or Session()
+    folder = _make(source, benchmark, header, scoring, out, session, notify)
+    if method is None:  # nobody else has it: its memory is the metrics'
+        del source
+        if scoring.low_memory or header.device == "cuda":
+            free_memory()
+    return _scored(folder, benchmark, scoring, session, notify)
 
 
 def score_images(
@@ -218,7 +230,9 @@ def score_images(
             f"{source.path_of(*benchmark.keys[0])}, or score on another benchmark with --bench."
         )
     header = make_header(source, benchmark, configure(Spec("images", {}), benchmark, name=name))
-    return _run(source, benchmark, header, scoring or Scoring(), out, Session(rescan=True), notify)
+    scoring, session = scoring or Scoring(), Session(rescan=True)
+    folder = _make(source, benchmark, header, scoring, out, session, notify)
+    return _scored(folder, benchmark, scoring, session, notify)
 
 
 def rescore(
@@ -306,6 +320,7 @@ def inpaint_one(
     negative_prompt: str = "",
     device: str = "auto",
     dtype: str = "auto",
+    tf32: bool = False,
 ) -> Picture:
     """Repaint one picture.
 
@@ -320,6 +335,7 @@ def inpaint_one(
         negative_prompt: what it must not show.
         device: ``auto`` takes CUDA where there is one.
         dtype: of the method's weights.
+        tf32: let the method's float32 round to TF32 on CUDA.
 
     Raises:
         DataError: a file is missing or damaged, or the two differ in size.
@@ -341,6 +357,7 @@ def inpaint_one(
     marked.check(*picture.shape[:2])
     hole = marked.draw(*picture.shape[:2])
     sample = Sample(Path(image).stem, picture, hole, prompt, "inside")
+    allow_tf32(tf32)
     method = Method(load_inpainter(model, device, dtype))
     if method.capabilities.needs_reference:
         raise UsageError(f"{str(model)!r} is a reference line, which returns the answer. Name a method that makes one.")
@@ -350,7 +367,7 @@ def inpaint_one(
     return blend(picture, answer, hole, mode=blend_mode)  # type: ignore[arg-type]
 
 
-def _run(
+def _make(
     source: Source,
     benchmark: Benchmark,
     header: RunHeader,
@@ -358,7 +375,8 @@ def _run(
     out: str | Path | None,
     session: Session,
     notify: Callable[[str], None],
-) -> Run:
+) -> RunFolder:
+    """Generate what a run lacks."""
     choose_variants(scoring.variants, source.capabilities)  # an unknown name fails before any picture is made
     config = header.config
     folder = RunFolder(Path(out).expanduser() if out else Path("runs") / config.benchmark / config.name)
@@ -373,6 +391,13 @@ def _run(
     generate(folder, source, benchmark, config, session.shard, session.retry_failed, session.max_failed, session.rescan)
     if session.announce:
         notify(f"{config.name}: {there.since(folder)}")
+    return folder
+
+
+def _scored(
+    folder: RunFolder, benchmark: Benchmark, scoring: Scoring, session: Session, notify: Callable[[str], None]
+) -> Run:
+    """Score what a run has."""
     _tell(score(folder, benchmark, scoring, session.shard), notify)
     return Run(folder)
 

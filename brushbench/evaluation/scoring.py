@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from brushbench import registry
-from brushbench.devices import check_device
+from brushbench.devices import allow_tf32, check_device
 from brushbench.engines.shard import Shard
 from brushbench.errors import DataError, RunError, UnknownNameError, UsageError, WeightsError, printable, reason_of
 from brushbench.evaluation.answers import ask
@@ -83,6 +83,7 @@ def score(
     Raises:
         RunError: pictures are not made yet.
     """
+    allow_tf32(False)  # a score is float32's, whatever its images were made with
     shard = shard or Shard()
     run = Run(folder)
     plan = make_plan(benchmark.keys, run.config.batch_size, run.config.repeats, run.header.schema_version)

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
+from brushbench.devices import free_memory, refuse_broken_device
 from brushbench.errors import (
     DataError,
     UnusableError,
@@ -161,17 +162,23 @@ class Method:
         return [answers[place] for place in range(len(asked))]
 
     def _call(self, asked: Sequence[Asked], call: Callable[[Sequence[Asked]], Sequence[Any]]) -> list[Any]:
-        """Return one result or :class:`NoPicture` for each; what fails together is tried one by one."""
+        """Return one result or :class:`NoPicture` for each; what fails together is tried one by one.
+
+        Raises:
+            BrokenDeviceError: the GPU is of no use to this process any more: every further image would fail.
+        """
         try:
             with world_of(type(self.inpainter)), _autograd(self.capabilities.needs_grad):
-                results = _counted(call(asked), len(asked))
+                return _counted(call(asked), len(asked))
         except (UsageError, WeightsError):
             raise  # not the fault of one picture
         except Exception as error:  # a method may raise anything; a run of 600 pictures must not die of one
-            if len(asked) == 1:
-                return [NoPicture.of(error)]
-            return [self._call([one], call)[0] for one in asked]
-        return results
+            refuse_broken_device(error)
+            failure = NoPicture.of(error)
+        if len(asked) == 1:
+            return [failure]
+        free_memory()  # behind the except: until there the exception holds all that the failed call had in memory
+        return [self._call([one], call)[0] for one in asked]
 
 
 def _check_inpainter(found: object) -> None:

@@ -22,7 +22,7 @@ def train() -> None:
 
 @app.command()
 @fit_options(
-    out=Path("runs/train/brushnet"), max_steps=4000, learning_rate=1e-4, save_every=100, picture_every=500,
+    out=Path("runs/train/brushnet"), max_steps=4000, learning_rate=1e-4, save_every=500, picture_every=500,
 )  # fmt: skip
 def brushnet(
     base: Annotated[str, typer.Option(help="tiny, sd15, sdxl, a folder of a stock pipeline or a hub id.")] = "tiny",

@@ -78,7 +78,10 @@ def test_a_console_without_arrows_gets_its_table(tmp_path: Path) -> None:
 
 
 def test_generating_needs_no_module_that_windows_lacks() -> None:
-    code = "import sys; sys.modules['resource'] = None; import brushbench.evaluation.generation as g; g._peak_memory()"
+    code = (
+        "import sys; sys.modules['resource'] = None; import brushbench.evaluation.generation as g; "
+        "g._peak_memory('cpu')"
+    )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == 0
 
