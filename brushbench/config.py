@@ -6,6 +6,7 @@ A record is data: it may come from someone else, so nothing that it names is imp
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
@@ -33,6 +34,7 @@ __all__ = [
 
 SCHEMA_VERSION = 2
 MAX_REPEATS = 10_000
+RUN_NAME = r"^[^/\\\x00]*[^/\\.\x00][^/\\\x00]*$"  # no path, and not dots alone
 MAX_INTEGER = 2**63 - 1
 
 Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
@@ -48,9 +50,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(
-        pattern=r"^[^/\\\x00]*[^/\\.\x00][^/\\\x00]*$", description="label in tables and name of the folder"
-    )
+    name: str = Field(pattern=RUN_NAME, description="label in tables and name of the folder")
     model: str = Field(min_length=1, description="name of the method, or module:Class, or file.py:Class")
     options: dict[str, str] = Field(default={}, description="options of the method, as they were written")
     benchmark: str = Field(min_length=1, description="name of the benchmark")
@@ -187,14 +187,17 @@ class RunHeader(BaseModel):
         mine, theirs = self.identity(schema), other.identity(schema)
         if schema == 1:  # what the method has learned to say since then
             theirs["method"] = {key: value for key, value in theirs["method"].items() if key in mine["method"]}
-        return list(_differences(mine, theirs)) + list(_differences(self._extent(), other._extent()))
+        found = [*_differences(mine, theirs), *_differences(self._extent(), other._extent())]
+        if self._has_other_images(other):
+            found = [*_differences(self.method["folder"], other.method["folder"], "images"), *found]
+        return found
 
     def may_grow_to(self, other: RunHeader) -> bool:
         """Whether ``other`` asks for the same and more: more images of the manifest, splits or repeats.
 
         Whether the data are the same as far as they go is not known here.
         """
-        if self.schema_version == 1 or self.identity() != other.identity():
+        if self.schema_version == 1 or self.identity() != other.identity() or self._has_other_images(other):
             return False
         mine, theirs = self.config, other.config
         most = theirs.limit is None or (mine.limit is not None and theirs.limit >= mine.limit)
@@ -218,6 +221,12 @@ class RunHeader(BaseModel):
                 f"from those of one process. For equal bits set OMP_NUM_THREADS={before}."
             )
         return found
+
+    def _has_other_images(self, other: RunHeader) -> bool:
+        """Whether both score images from elsewhere, of two folders that differ: one would replace the other."""
+        mine, theirs = self.method, other.method
+        elsewhere = self.config.model == other.config.model == "images" and mine.get("folder") != theirs.get("folder")
+        return elsewhere and "folder" in mine and mine.get("sha256") != theirs.get("sha256")
 
     def _extent(self) -> dict[str, Any]:
         config = self.config.model_dump(mode="json", include={"splits", "limit", "repeats"})
@@ -243,6 +252,11 @@ def _differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
 
 def make_config(**values: object) -> RunConfig:
     """Build a :class:`RunConfig`; what pydantic refuses becomes one :class:`UsageError` sentence per field."""
+    name = values.get("name")
+    if isinstance(name, str) and not re.search(RUN_NAME, name):
+        raise UsageError(
+            f"--name {printable(name)!r} cannot name a folder. Give it a letter or a digit, and no slash or backslash."
+        )
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -62,12 +62,13 @@ class UsageError(BrushbenchError):
 class UnknownNameError(UsageError):
     """No such model, metric, benchmark or option; names the nearest match."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        """Say which ``kind`` of thing ``name`` is not, and which ``known`` name is nearest."""
+    def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str = "") -> None:
+        """Say which ``kind`` of thing ``name`` is not, which ``known`` name is nearest, and a ``remedy``."""
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(choices) or 'none'}.")
+        what = f"Unknown {kind} {name!r}.{hint} Known: {', '.join(choices) or 'none'}."
+        super().__init__(f"{what} {remedy}".rstrip())
 
 
 class InvalidScoresError(UsageError, ValueError):

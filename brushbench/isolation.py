@@ -2,10 +2,15 @@
 
 Each plug-in module has a :class:`World`: the working folder, environment, library flags, random states and import path
 as its code left them. Inside ``with world_of(cls):`` they are in force; outside are those of the run.
+
+What ends a process with exit code 0 is refused there: ``SystemExit``, ``os._exit``, ``os.exec*``, and ``exit`` of the C
+library by way of ``ctypes``. An extension module that calls it from C is out of reach in one process; with ``--jobs``
+the other processes notice what it did not generate.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.util
 import os
@@ -225,14 +230,15 @@ class World:
             sys.modules.update(self._modules)
             self._watch = _OnImport(self._ours)
             sys.meta_path.insert(0, self._watch)
-            self._exit = os._exit
-            os._exit = _refuse_exit(self._exit)  # type: ignore[assignment]
+            _watch_endings()
+            self._process = os.getpid()
+            _ACTIVE.append(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._depth -= 1
         if self._depth == 0:
-            os._exit = self._exit
+            _ACTIVE.remove(self)
             with suppress(ValueError):
                 sys.meta_path.remove(self._watch)
             self._modules = self._own_modules()
@@ -280,12 +286,35 @@ def world_of_module(module: str, name: str, folder: Path | None = None) -> Abstr
     return world
 
 
-def _refuse_exit(leave: Callable[[int], Any]) -> Callable[[int], None]:
-    process = os.getpid()
+# Ways to end the process ----------------------------------------------------------------------------------------------
 
-    def refuse(status: int) -> None:
-        if os.getpid() != process:  # a process that the code forked may end as it likes
-            leave(status)
-        raise SystemExit(status)
+_ACTIVE: list[World] = []  # those whose code is running
+_ENDINGS = ("exit", "_exit", "_Exit", "quick_exit", "Py_Exit")  # of the C library and of the interpreter
 
-    return refuse
+
+@functools.cache
+def _watch_endings() -> None:
+    """Let what ends the process raise SystemExit instead, from now on wherever the code of a plug-in runs."""
+    leave = os._exit
+
+    @functools.wraps(leave)
+    def exit_unless_active(status: int) -> None:
+        if _is_active():
+            raise SystemExit(status)
+        leave(status)
+
+    for module in (os, sys.modules[os.name]):  # `os` has it from `posix` or `nt`
+        module._exit = exit_unless_active  # type: ignore[attr-defined]
+    sys.addaudithook(_refuse_ending)
+
+
+def _refuse_ending(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "ctypes.dlsym" and arguments[1] in _ENDINGS and _is_active():
+        raise SystemExit(arguments[1])
+    if event == "os.exec" and _is_active():
+        raise SystemExit(f"exec {arguments[0]}")
+
+
+def _is_active() -> bool:
+    """Whether the code of a plug-in runs; a process that it forked may end as it likes."""
+    return bool(_ACTIVE) and _ACTIVE[-1]._process == os.getpid()

@@ -186,9 +186,8 @@ def _runs(
 def _integers(pairs: object) -> Sequence[int]:
     values = pairs.tolist() if isinstance(pairs, np.ndarray) else pairs
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
-        raise MaskError(
-            f"run lengths are {type(pairs).__name__}, expected a flat list of integers [start, length, ...]"
-        )
+        kind = "a dict" if isinstance(values, dict) else type(pairs).__name__
+        raise MaskError(f"run lengths are {kind}, expected a flat list of integers [start, length, ...]")
     if set(map(type, values)) - {int}:  # fast for long lists; what follows finds the culprit, if it is one
         for place, value in enumerate(values):
             if isinstance(value, bool) or not isinstance(value, int | np.integer):

@@ -25,6 +25,7 @@ __all__ = [
     "Kind",
     "Spec",
     "build",
+    "check_options",
     "find",
     "names",
     "option_names",
@@ -88,6 +89,7 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "shapes": "brushbench.benchmarks.shapes:Shapes",
     },
 }
+COMMA = 'A comma separates options; a name or a value with a comma in it is quoted: "a,b.py:Mine",key="c,d".'
 OUTSIDE_QUOTES = r',(?=(?:[^"]*"[^"]*")*[^"]*$)'  # a comma followed by whole pairs of quotes
 GROUPS: Mapping[Kind, str] = {
     "model": "brushbench.inpainters",
@@ -130,7 +132,7 @@ def parse_spec(text: str) -> Spec:
         if not (key and equals):
             raise UsageError(
                 f"Option {printable(pair)!r} of {printable(name)!r} has no value. Write {printable(key) or 'option'}"
-                '=VALUE. A comma separates options; a value with a comma in it is quoted: key="a,b".'
+                f"=VALUE. {COMMA}"
             )
         if key in options:
             raise UsageError(f"Option {key!r} of {name!r} is given twice. Keep one.")
@@ -252,12 +254,24 @@ def build(kind: Kind, spec: Spec, context: Mapping[str, Any] | None = None) -> A
         return cls(**_options(kind, spec, cls, context or {}))
 
 
+def check_options(kind: Kind, spec: Spec) -> None:
+    """Refuse an option that a class does not take; nothing is constructed.
+
+    Raises:
+        UnknownNameError: no such name or option.
+    """
+    cls = resolve(kind, spec.name)
+    known = option_names(cls)
+    for key in spec.options:
+        if key not in known and not passes_on(cls):
+            hint = COMMA if len(spec.options) > 1 else ""
+            raise UnknownNameError(f"option of {kind} {spec.name!r}", key, known, hint)
+
+
 def _options(kind: Kind, spec: Spec, cls: type[Any], context: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a class is constructed with."""
-    known, others = option_names(cls), passes_on(cls)
-    for key in spec.options:
-        if key not in known and not others:
-            raise UnknownNameError(f"option of {kind} {spec.name!r}", key, known)
+    check_options(kind, spec)
+    known = option_names(cls)
     hints = {_written(parameter): hint for parameter, hint in annotations_of(cls).items()}
     options = {
         key: _convert(spec.name, key, value, hints.get(key, str)) if key in known else literal(value)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from brushbench import assets
-from brushbench.errors import BrushbenchError, MissingWeightsError, WeightsError, reason_of
+from brushbench.errors import BrushbenchError, MissingWeightsError, WeightsError, printable, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -259,7 +259,8 @@ def _from_hub(repository: str, needs: Needs, download: bool) -> Path:
             return Path(snapshot_download(repository, allow_patterns=[chosen, *SIDECARS])) / chosen
     except Exception as error:  # the hub, its transport and the file system each raise kinds of their own
         raise MissingWeightsError(
-            f"{needs.what} could not be fetched from the hub id {repository!r} ({error}). {needs.remedy}."
+            f"{needs.what} could not be downloaded from the hub id {repository!r} ({printable(str(error))}). Check the "
+            f"id and the network, or pass weights=FILE: {needs.files[0]} from {needs.source}."
         ) from error
     raise MissingWeightsError(f"The hub id {repository!r} offers none of {', '.join(names)}. {needs.remedy}.")
 

@@ -98,7 +98,7 @@ def _run_methods(
 ) -> list[Run]:
     from brushbench.engines.shard import Shard
     from brushbench.evaluation import Made, Scoring, Session, choose_columns, configure
-    from brushbench.registry import with_preset
+    from brushbench.registry import check_options, with_preset
     from brushbench.store import RunFolder
 
     if run.shard and run.overwrite:
@@ -109,6 +109,8 @@ def _run_methods(
     labels = _labels(asked, method.name)
     choose_columns(scoring.metrics)  # unknown names fail before anything is loaded
     specs = [with_preset(spec, method.preset) for spec in asked]
+    for spec in specs:
+        check_options("model", spec)
     bench = data.bench or embedded_benchmark(specs)
     benchmark = load(bench, data)
     configs = [
@@ -200,9 +202,6 @@ def _labels(specs: list[Spec], names: list[str] | None) -> list[str]:
     if len(names) > len(specs):
         raise UsageError(f"{len(names)} --name for {len(specs)} --model. The first --name labels the first --model.")
     labels = [*names, *(spec.label for spec in specs[len(names) :])]
-    for label in labels:
-        if not label.strip("."):
-            raise UsageError(f"--name {label!r} cannot name a folder. Give it a letter or a digit.")
     doubles = sorted({label for label in labels if labels.count(label) > 1})
     if doubles:
         raise UsageError(f"Two runs would be named {doubles[0]!r}. Tell them apart with --name.")

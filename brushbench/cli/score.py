@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from brushbench.cli.console import check_complete, say, show_runs
+from brushbench.cli.console import check_complete, show_runs
 from brushbench.cli.data import load
 from brushbench.cli.options import DataOptions, FailureOptions, ScoreOptions, TableOptions, shared_options
 from brushbench.errors import UsageError
@@ -33,6 +33,7 @@ def score(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Parent folder of the run. Default: runs/BENCHMARK.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --images wrote.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
     """Score a run again, or score images that were generated elsewhere. Other columns are left alone."""
@@ -46,6 +47,7 @@ def score(
         "name": name,
         "out": out,
         "skip-bad": data.skip_bad,
+        "overwrite": overwrite,
     }
     if run is not None and any(images_only.values()):
         given = ", ".join(f"--{option}" for option, value in images_only.items() if value)
@@ -59,7 +61,7 @@ def score(
         benchmark = load(data.bench or "photos", data)
         label = name or images.expanduser().resolve().name.lstrip(".") or "images"
         folder = (out or Path("runs") / benchmark.name) / label
-        done = score_images(str(images), benchmark, name=label, out=folder, scoring=wanted, notify=say)
+        done = score_images(str(images), benchmark, name=label, out=folder, scoring=wanted, overwrite=overwrite)
     show_runs([done], table)
     check_complete([done], failures.max_failed)
 

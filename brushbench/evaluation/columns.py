@@ -146,7 +146,7 @@ def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], 
             column = Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype))
         except WeightsError as error:
             if name in scoring.weights:  # asked for by name: not to be passed over
-                raise
+                raise type(error)(for_cli(error, name)) from None
             same_model = [other for other, _ in pairs if _model(other) == _model(name)]
             unavailable[f"{name}@{protocol}"] = for_cli(error, same_model[0])  # one sentence for all of one model
             continue

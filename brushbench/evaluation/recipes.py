@@ -206,6 +206,7 @@ def score_images(
     name: str,
     out: str | Path | None = None,
     scoring: Scoring | None = None,
+    overwrite: bool = False,
     notify: Callable[[str], None] = say,
 ) -> Run:
     """Score pictures that were made elsewhere; a picture that is not there counts as missing.
@@ -216,11 +217,13 @@ def score_images(
         name: label in tables.
         out: the run's folder; ``runs/BENCHMARK/NAME`` by default.
         scoring: what to compute.
+        overwrite: remove the run that ``out`` holds, such as one of another folder of images.
         notify: called with sentences for a person.
 
     Raises:
         DataError: no such folder, no picture of the benchmark in it, or pictures that do not say of which split they
             are.
+        ConfigMismatchError: ``out`` holds a run of another folder of images, or of other settings.
     """
     splits = tuple(dict.fromkeys(s for _, s in benchmark.keys))
     source = ImageFolder(images, splits)
@@ -230,7 +233,7 @@ def score_images(
             f"{source.path_of(*benchmark.keys[0])}, or score on another benchmark with --bench."
         )
     header = make_header(source, benchmark, configure(Spec("images", {}), benchmark, name=name))
-    scoring, session = scoring or Scoring(), Session(rescan=True)
+    scoring, session = scoring or Scoring(), Session(rescan=True, overwrite=overwrite)
     folder = _make(source, benchmark, header, scoring, out, session, notify)
     return _scored(folder, benchmark, scoring, session, notify)
 

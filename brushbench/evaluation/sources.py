@@ -365,12 +365,16 @@ class ImageFolder:
             )
 
     def describe(self) -> Mapping[str, JSON]:
-        """Return a hash over every picture in the folder."""
+        """Return where the folder is, and a hash over every picture in it."""
         digest = hashlib.sha256()
         for file in sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and is_file(p)):
             digest.update(f"{file.relative_to(self.folder).as_posix()}\0".encode("utf-8", "surrogateescape"))
             digest.update(hashlib.sha256(read_bytes(file, "picture")).digest())
-        return {"method": "pictures made elsewhere", "sha256": digest.hexdigest()}
+        return {
+            "method": "pictures made elsewhere",
+            "folder": str(self.folder.resolve()),
+            "sha256": digest.hexdigest(),
+        }
 
     def path_of(self, sample: str, split: str) -> Path:
         """Return where the picture of a sample is expected, as a PNG."""

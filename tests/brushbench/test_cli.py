@@ -155,6 +155,7 @@ def test_data_preview_draws_a_row_a_picture(tmp_path: Path) -> None:
         (["list", "model"], "Did you mean 'models'?"),
         (["eval", "-m", "telea", "--name", ""], "--name '' cannot name a folder"),
         (["eval", "-m", "telea", "--name", ".."], "--name '..' cannot name a folder"),
+        (["eval", "-m", "telea", "--name", "../evil"], "Give it a letter or a digit, and no slash or backslash"),
         (["eval", "-m", "telea", "--weights", "lpisp=x.pth"], "Did you mean 'lpips'?"),
         (
             ["eval", "-m", "telea", "--weights", "lpips=x.pth"],

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -98,7 +99,10 @@ def test_a_path_with_a_comma_is_quoted_and_a_label_holds_no_dots_or_slashes(tmp_
     )
     plain = invoke(*EVAL, "-m", "my models,v2/mine.py:Mine", cwd=tmp_path)
     assert plain.returncode == 2
-    assert 'a value with a comma in it is quoted: key="a,b"' in plain.stderr
+    assert 'a name or a value with a comma in it is quoted: "a,b.py:Mine",key="c,d"' in plain.stderr
+    cut = invoke(*EVAL, "-m", "brushnet,masks=segmentation,checkpoint=run,lr=1e-4", cwd=tmp_path)
+    assert "Unknown option of model 'brushnet' 'lr'" in cut.stderr
+    assert "is quoted" in cut.stderr
     done = invoke(*EVAL, "-m", '"my models,v2/mine.py:Mine"', "--out", "runs", cwd=tmp_path)  # the remedy
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["my models,v2_mine.py:Mine", "telea"]
@@ -117,6 +121,30 @@ def test_images_of_a_relative_folder_get_a_visible_label(tmp_path: Path) -> None
         done = invoke(*line, "--images", images, "--out", str(tmp_path / "runs"), cwd=work)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "runs" / label / "run.json").is_file()
+
+
+def test_images_of_another_folder_do_not_replace_those_of_the_first(tmp_path: Path) -> None:
+    """Two folders called `out` had one run: the second one's images and scores took the place of the first one's."""
+    data = toys.write_benchmark(tmp_path / "BrushBench", pictures=2)
+    for place, change in (("a", 0), ("b", 255)):
+        (tmp_path / place / "out").mkdir(parents=True)
+        for sample in brushbench.load_benchmark(data, split="inside"):
+            Image.fromarray(sample.image ^ np.uint8(change)).save(tmp_path / place / "out" / f"{sample.id}.png")
+    line = ("score", "--bench", str(data), "--split", "inside", "--metrics", "mse@standard")
+    for place, more, code in (
+        ("a", (), 0),
+        ("b", (), 3),
+        ("b", ("--name", "other"), 0),
+        ("b", ("--out", "elsewhere"), 0),
+        ("b", ("--overwrite",), 0),
+    ):
+        done = invoke(*line, "--images", f"{place}/out", *more, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        if code:
+            assert "images: " in done.stderr
+            assert "Name another folder with --out or --name, or replace that run with --overwrite." in done.stderr
+    (tmp_path / "b").rename(tmp_path / "moved")
+    assert invoke(*line, "--images", "moved/out", cwd=tmp_path).returncode == 0  # the same images
 
 
 def test_images_that_have_changed_are_looked_at_again(tmp_path: Path) -> None:

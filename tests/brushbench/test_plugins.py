@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -233,7 +234,18 @@ assert (torch.get_default_dtype(), torch.get_num_threads()) == (torch.float32, 2
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(root)})
 
 
-@pytest.mark.parametrize("leave", ["sys.exit(0)", "os._exit(0)", "raise SystemExit"])
+ENDINGS = [
+    "sys.exit(0)",
+    "os._exit(0)",
+    "raise SystemExit",
+    "__import__('posix')._exit(0)",
+    "__import__('ctypes').CDLL(None)._exit(0)",
+    "__import__('ctypes').pythonapi.Py_Exit(0)",
+    "os.execv('/bin/true', ['true'])",
+]
+
+
+@pytest.mark.parametrize("leave", ENDINGS)
 def test_code_that_ends_the_process_does_not(write: Callable[..., str], leave: str) -> None:
     """Issue 14: an adapter that calls os._exit(0) gave exit 0 with 2 of 3 pictures."""
     with pytest.raises(EndedEarlyError, match="ended the process"):
@@ -256,7 +268,7 @@ def test_code_that_ends_the_process_does_not(write: Callable[..., str], leave: s
     assert isinstance(bad, NoPicture)
     assert "ended the process" in bad.reason
     assert good.shape == (8, 8, 3)
-    assert os._exit.__module__ != "brushbench.isolation"
+    assert ctypes.CDLL(None)._exit  # outside of a plug-in's code it may be looked up
 
 
 def test_a_process_that_a_method_forks_may_end_as_it_likes(write: Callable[..., str]) -> None:
