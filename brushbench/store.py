@@ -299,16 +299,12 @@ class RunFolder:
 
     def commit(self, batch: str, rows: Sequence[PictureRow], pictures: Sequence[Picture | None]) -> None:
         """Commit one batch: its pictures first, its rows last. Only the owner of its lock may."""
-        from io import BytesIO
-
-        from PIL import Image
+        from brushbench.pictures import encode_png
 
         self.check_present()
         for row, picture in zip(rows, pictures, strict=True):
             if picture is not None:
-                buffer = BytesIO()
-                Image.fromarray(picture).save(buffer, "PNG")
-                write_atomically(self.picture_path(row.sample, row.split, row.repeat), buffer.getvalue())
+                write_atomically(self.picture_path(row.sample, row.split, row.repeat), encode_png(picture))
         write_atomically(self._batch_file(batch), dump([asdict(row) for row in rows]))
 
     def keep_tracebacks(self, batch: str, text: str) -> None:

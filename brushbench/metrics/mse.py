@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MSE", "keep_mse"]
 
+LEVELS = np.arange(256, dtype=np.float32) / np.float32(255)  # of uint8 pixels on the 0..1 scale
+
 
 def keep_mse(picture: Picture, sample: Sample, protocol: str) -> float | Unscored:
     """Return the mean squared error of the kept pixels on the 0..1 scale.
@@ -41,11 +43,13 @@ def keep_mse(picture: Picture, sample: Sample, protocol: str) -> float | Unscore
     if pixels == 0:
         return NOTHING_KEPT
     if protocol == "brushnet-paper":
-        scale = np.float32(255)
-        difference = compared[keep].astype(np.float32) / scale - sample.image[keep].astype(np.float32) / scale
-        return float(np.square(difference).sum(dtype=np.float64)) / pixels
-    levels = compared[keep].astype(np.int64) - sample.image[keep].astype(np.int64)
-    return float(np.square(levels).sum()) / (3 * pixels * 255**2)
+        kept = np.flatnonzero(keep)
+        levels = LEVELS[compared.reshape(-1, 3).take(kept, axis=0)]
+        levels -= LEVELS[sample.image.reshape(-1, 3).take(kept, axis=0)]
+        return float(np.square(levels).sum(dtype=np.float64)) / pixels
+    difference = np.maximum(compared, sample.image) - np.minimum(compared, sample.image)
+    difference *= keep[..., None]
+    return int(np.square(difference, dtype=np.uint16).sum(dtype=np.int64)) / (3 * pixels * 255**2)
 
 
 class MSE(BaseMetric):

@@ -49,6 +49,21 @@ def test_published_arithmetic_is_not_repaired(case):
     assert MSE("brushnet-paper")([reference], [sample]) == [0.0]
 
 
+@pytest.mark.parametrize("levels", [(0, 255), (0, 1), (128, 131)])
+def test_the_sums_are_exact_bit_for_bit_however_large(levels: tuple[int, int]) -> None:
+    """Scores of earlier releases stay what they were."""
+    rng = np.random.default_rng(2)
+    reference, picture = np.full((700, 900, 3), levels[0], np.uint8), np.full((700, 900, 3), levels[1], np.uint8)
+    picture[rng.random(picture.shape) < 0.1] = levels[0]
+    sample = make_sample(reference, rng.random((700, 900)) < 0.3)
+    kept, of = picture[sample.keep], reference[sample.keep]
+    squares = int(np.square(kept.astype(np.int64) - of.astype(np.int64)).sum())
+    assert MSE()([picture], [sample]) == [squares / (kept.size * 255**2)]
+    scale = np.float32(255)
+    published = np.square(kept.astype(np.float32) / scale - of.astype(np.float32) / scale).sum(dtype=np.float64)
+    assert MSE("brushnet-paper")([picture], [sample]) == [published / len(kept)]
+
+
 def test_a_published_error_below_the_threshold_counts_as_perfect():
     reference = np.zeros((600, 600, 3), dtype=np.uint8)
     almost = reference.copy()

@@ -37,6 +37,35 @@ def test_without_a_hole_equals_scikit_image(case):
     assert SSIM()([picture], [make_sample(reference)]) == pytest.approx([full.mean()], abs=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["noise", "inverted", "flat against flat", "one level apart", "white and black"])
+def test_equals_scikit_image_to_a_billionth_on_hard_pictures(kind: str) -> None:
+    rng = np.random.default_rng(11)
+    reference = rng.integers(0, 256, (37, 61, 3), dtype=np.uint8)
+    white = np.full_like(reference, 255)
+    pairs = {
+        "noise": (np.clip(reference + rng.normal(0, 9, reference.shape), 0, 255).astype(np.uint8), reference),
+        "inverted": (255 - reference, reference),
+        "flat against flat": (white // 2, white // 3),
+        "one level apart": (white, white - 1),
+        "white and black": (white, white * 0),
+    }
+    picture, reference = pairs[kind]
+    hole = np.zeros(reference.shape[:2], dtype=bool)
+    hole[5:20, 10:50] = True
+    filled = np.where(hole[..., None], reference, picture)
+    _, full = structural_similarity(
+        reference.astype(float), filled.astype(float), data_range=255, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False, channel_axis=-1, full=True,
+    )  # fmt: skip
+    assert SSIM()([picture], [make_sample(reference, hole)]) == pytest.approx([full[~hole].mean()], abs=1e-9)
+
+
+def test_kept_pixels_that_are_equal_score_one_exactly(case):
+    picture, reference, hole = case
+    same = np.where(hole[..., None], picture, reference)
+    assert SSIM()([same], [make_sample(reference, hole)]) == [1.0]
+
+
 def test_identity_symmetry_and_order(case):
     picture, reference, hole = case
     assert SSIM()([reference], [make_sample(reference, hole)]) == [pytest.approx(1.0)]

@@ -24,7 +24,7 @@ from brushbench.benchmarks.holes import MaskFile
 from brushbench.errors import UnusableError, UsageError
 from brushbench.files import decode_text, read_bytes, regular_file
 from brushbench.masks import hole_from_alpha, hole_from_white
-from brushbench.pictures import FORMATS, ImageFile, read_picture
+from brushbench.pictures import FORMATS, ImageFile, encode_png, read_picture
 
 ORIENTATION = 0x0112
 RNG = np.random.default_rng(5)
@@ -411,3 +411,20 @@ def test_text_of_every_marked_encoding_is_read_right(text: str) -> None:
 def test_text_of_another_encoding_is_named_and_not_replaced(data: bytes, words: str) -> None:
     with pytest.raises(UnusableError, match=words):
         decode_text(data, "caption: the file")
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (7, 5, 3), (64, 96, 3)])
+def test_a_written_picture_is_read_back_pixel_for_pixel(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    picture = np.random.default_rng(4).integers(0, 256, shape, dtype=np.uint8)
+    for written in (picture, picture[:, ::-1], np.asfortranarray(picture)):
+        (tmp_path / "a.png").write_bytes(encode_png(written))
+        assert np.array_equal(read_picture(tmp_path / "a.png"), written)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
+def test_what_is_no_rgb_picture_is_not_written(wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 \(H, W, 3\)"):
+        encode_png(wrong)
