@@ -19,9 +19,10 @@ _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}",
+    "|": r"\textbar{}", '"': r"\symbol{34}", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}",
     "[": "{[}", "]": "{]}", "-": "{-}",
 }  # fmt: skip
+_NOT_IN_LATEX = set("«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ")  # pdfLaTeX without T1 fonts stops at these, and from U+0180 on
 
 
 def terminal(text: object) -> str:
@@ -58,12 +59,18 @@ def csv_cell(text: object) -> str:
 
 def latex(text: object) -> str:
     """Return text for LaTeX: no command; characters that pdfLaTeX has no letter for are named, such as [U+4E2D]."""
-    return "".join(_LATEX.get(c, c if ord(c) < 0x180 else f"{{[}}U+{ord(c):04X}{{]}}") for c in terminal(text))
+    return "".join(map(_latex_character, terminal(text)))
 
 
 def html(text: object) -> str:
     """Return text for HTML, in an element or a quoted attribute."""
     return escape(terminal(text), quote=True)
+
+
+def _latex_character(character: str) -> str:
+    if ord(character) >= 0x180 or character in _NOT_IN_LATEX:
+        return f"{{[}}U+{ord(character):04X}{{]}}"
+    return _LATEX.get(character, character)
 
 
 def _visible(character: str) -> str:

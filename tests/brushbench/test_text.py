@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+import subprocess
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -65,6 +68,21 @@ def test_latex_has_no_bare_special_character(value: str) -> None:
         shown = shown.replace(escaped, "")
     assert not set(shown) & set("\\{}$&#%_^~")
     assert all(ord(c) < 0x180 for c in shown)
+
+
+def test_a_name_stopped_pdflatex(tmp_path: Path) -> None:
+    """Plain pdfLaTeX, without another font encoding; Debian's texlive-latex-base where it is installed."""
+    pdflatex = shutil.which("pdflatex")
+    if not pdflatex:
+        pytest.skip("no pdflatex: the characters are checked by test_latex_has_no_bare_special_character alone")
+    names = [*HOSTILE[:-4], *(chr(code) for code in range(0x20, 0x250)), "中文", "^^5c", "<<--``''", "[1] *"]
+    rows = "\\\\\n".join(f"{text.latex(name)} & 1" for name in names)
+    head, tail = r"\documentclass{article}\begin{document}\begin{tabular}{lr}", r"\end{tabular}\end{document}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{rows}\n{tail}", "utf-8")
+    done = subprocess.run(
+        [pdflatex, "-halt-on-error", "t.tex"], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-800:]
 
 
 @given(st.text())
