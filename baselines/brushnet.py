@@ -186,5 +186,12 @@ def _of_kind(checkpoint: str | None, kind: Masks) -> str | Path | None:
 
 
 def describe_branch(place: Path) -> Mapping[str, JSON]:
-    """Return the SHA-256 of a branch's weight files by name. Where they lie does not identify them."""
-    return {file.name: sha256_file(file) for file in find_files(place).weights}
+    """Return the SHA-256 of a branch's weight files by name. Where they lie does not identify them.
+
+    Raises:
+        WeightsError: there are none, or they cannot be read.
+    """
+    try:
+        return {file.name: sha256_file(file) for file in find_files(place).weights}
+    except OSError as error:
+        raise WeightsError(f"The BrushNet checkpoint does not load: {error}") from error

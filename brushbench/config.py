@@ -30,6 +30,7 @@ __all__ = [
     "problems",
     "read_header",
     "read_model",
+    "refuse_newer",
 ]
 
 SCHEMA_VERSION = 2
@@ -301,15 +302,25 @@ def read_model(model: type[T], content: Any, file: object) -> T:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        unknown = [".".join(map(str, e["loc"])) for e in error.errors() if e["type"] == "extra_forbidden"]
-        if unknown and len(unknown) == error.error_count():
-            raise RunError(
-                f"{file} has keys that this release does not know ({', '.join(unknown)[:200]}): a newer one wrote it. "
-                "Upgrade brushbench."
-            ) from None
+        refuse_newer(error, file)
         raise RunError(f"{file} is damaged: {problems(error)}. Restore it, or start again in another folder.") from None
     except UsageError as error:  # what a dataclass among the fields refuses
         raise RunError(f"{file} is damaged: {error} Restore it, or start again in another folder.") from None
+
+
+def refuse_newer(error: ValidationError, file: object) -> None:
+    """Say that a newer release wrote a file, where unknown keys are all that is wrong with it.
+
+    Raises:
+        RunError: it is so.
+    """
+    kinds = ("extra_forbidden", "unexpected_keyword_argument")
+    unknown = [printable(".".join(map(str, e["loc"])), 80) for e in error.errors() if e["type"] in kinds]
+    if unknown and len(unknown) == error.error_count():
+        raise RunError(
+            f"{file} has keys that this release does not know ({', '.join(unknown)[:200]}): a newer one wrote it. "
+            "Upgrade brushbench."
+        ) from None
 
 
 def problems(error: ValidationError, most: int = 4) -> str:

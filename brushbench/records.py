@@ -58,11 +58,14 @@ BATCH_NAME = re.compile(r"(?!\.)([\w%.-]+-\d+-)?\d{6,}")  # without split and re
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
 AGAIN = "Delete it, and run the command again that began the run."
 SCORE_AGAIN = "Delete it, and score the run again."
+STRICT = {"extra": "forbid"}  # for pydantic: an unknown field is not passed over
 
 
 @dataclass(frozen=True)
 class PictureRow:
     """What became of one picture of a batch."""
+
+    __pydantic_config__ = STRICT
 
     sample: str
     split: str
@@ -82,6 +85,8 @@ class PictureRow:
 @dataclass(frozen=True)
 class ScoreRow:
     """One score, or the reason why there is none (``value`` is ``None``); beside a score ``reason`` is a remark."""
+
+    __pydantic_config__ = STRICT
 
     sample: str
     split: str
@@ -183,11 +188,12 @@ def _adapter(kind: Any) -> Any:
 def _typed(kind: Any, content: Any, file: Path, remedy: str) -> Any:
     from pydantic import ValidationError
 
-    from brushbench.config import problems
+    from brushbench.config import problems, refuse_newer
 
     try:
         return _adapter(kind).validate_python(content)
     except ValidationError as error:
+        refuse_newer(error, file)
         raise RunError(f"{file} is damaged: {problems(error)}. {remedy}") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def open_runs(paths: Sequence[Path | str]) -> list[Run]:
     runs: dict[Path, Run] = {}
     for given in paths:
         path, label = _path_and_label(str(given))
-        found = [path] if (path / "run.json").is_file() else sorted(f.parent for f in path.glob("**/run.json"))
+        found = [path] if os.path.lexists(path / "run.json") else sorted(f.parent for f in path.glob("**/run.json"))
         if not found:
             raise RunError(f"{path} holds no run. Name the folder that `brushbench eval` wrote, or its parent.")
         if label and len(found) > 1:

@@ -62,29 +62,34 @@ def hit(data: Path, out: Path, rng: random.Random) -> tuple[str, bool, float]:
     return f"{number.name} to the {who} at {when}", ended_before, time.monotonic() - start
 
 
+def difference(found: dict[str, str], whole: dict[str, str]) -> str:
+    """Return the files in which two runs differ, in words; empty where they are byte-equal."""
+    names = [name for name in sorted({*found, *whole}) if found.get(name) != whole.get(name)]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+
+
 def main(points: int = 50, seed: int = 1) -> int:
     """Try every point; return how many were not equal after resuming."""
     rng = random.Random(seed)
     unequal, outlived, kinds = 0, 0.0, Counter[str]()
+    quiet = {"env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with tempfile.TemporaryDirectory() as folder:
         data = toys.write_benchmark(Path(folder) / "BrushBench")
-        quiet = {"env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True}
-        subprocess.run(command(data, Path(folder) / "whole"), **quiet)
+        subprocess.run(command(data, Path(folder) / "whole"), check=True, **quiet)
         whole = contents(Path(folder) / "whole" / "noise")
         for point in range(points):
             out = Path(folder) / str(point)
             done, _, seconds = hit(data, out, rng)
-            subprocess.run(command(data, out), **quiet)
-            equal = contents(out / "noise") == whole
-            unequal += not equal
+            code = subprocess.run(command(data, out), check=False, **quiet).returncode
+            wrong = f"exit code {code}" if code else difference(contents(out / "noise"), whole)
+            unequal += bool(wrong)
             outlived = max(outlived, seconds)
             kinds[done] += 1
-            print(
-                f"{point + 1:3d}  {done}: {'equal' if equal else 'NOT EQUAL'}, outlived by {seconds:.2f} s", flush=True
-            )
-    print(
-        f"{points} points of {len(kinds)} kinds, {unequal} not equal after resuming; longest outlived {outlived:.2f} s"
-    )
+            result = f"NOT EQUAL: {wrong}" if wrong else "equal"
+            print(f"{point + 1:3d}  {done}: {result}, outlived by {seconds:.2f} s", flush=True)
+    for kind, count in sorted(kinds.items()):
+        print(f"{count:3d} x {kind}")
+    print(f"{points} points, {unequal} not equal after resuming; the longest outlived by {outlived:.2f} s")
     return unequal
 
 

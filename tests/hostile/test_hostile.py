@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile import captions, manifests, pictures
+from tests.hostile import captions, manifests, pictures, runs, weights
 from tests.hostile.corpus import Hostile, command_line
 
-INPUTS: list[Hostile] = [*pictures.INPUTS, *captions.INPUTS, *manifests.INPUTS]
+INPUTS: list[Hostile] = [*pictures.INPUTS, *captions.INPUTS, *manifests.INPUTS, *runs.INPUTS, *weights.INPUTS]
 
 
 @pytest.mark.timeout(60)
