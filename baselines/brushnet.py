@@ -7,13 +7,13 @@ the inside and outside holes of BrushBench, the second the brush holes. The pict
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines.diffusion import PLACE, Batch, DiffusionInpainter
 from baselines.presets import find_branch, reads_pooled_text
@@ -21,6 +21,7 @@ from brushbench.errors import UsageError, WeightsError
 from brushbench.types import JSON
 from brushbench.weights import sha256_file
 from brushnet import StableDiffusionBrushNetPipeline, StableDiffusionXLBrushNetPipeline
+from brushnet.acceleration import prepare_branch
 from brushnet.checkpoints import load_brushnet
 from brushnet.files import find_files
 from brushnet.guidance import Window
@@ -66,6 +67,7 @@ class BrushNet(DiffusionInpainter):
     end: float = 1.0
 
     method = "BrushNet"
+    has_branch = True
 
     def __post_init__(self) -> None:
         """Check the options, find the branches, load the base model; a branch is loaded when it is first needed."""
@@ -96,9 +98,8 @@ class BrushNet(DiffusionInpainter):
 
     def latents(self, batch: Batch) -> Tensor:
         """Return the scaled latents (B, 4, h, w) of the finished pictures."""
-        kind: Masks = "random" if batch.split == "brush" else "segmentation"
         return self.run(
-            self.pipe_for(kind if self.masks == "auto" else self.masks),
+            self.pipe_for(self.kind(batch)),
             batch,
             image=[Image.fromarray(picture) for picture in batch.pictures],
             mask=list(batch.holes),
@@ -107,6 +108,16 @@ class BrushNet(DiffusionInpainter):
             control_guidance_start=self.start,
             control_guidance_end=self.end,
         )
+
+    def kind(self, batch: Batch) -> Masks:
+        """Return for which kind of mask the branch is taken."""
+        if self.masks != "auto":
+            return self.masks
+        return "random" if batch.split == "brush" else "segmentation"
+
+    def branches(self, batch: Batch) -> Sequence[nn.Module]:
+        """Return the branch for a batch."""
+        return (self.pipe_for(self.kind(batch)).brushnet,)
 
     def pipe_for(self, kind: Masks) -> Any:
         """Return the pipeline with the branch for a kind of mask; the branch is loaded when first asked for.
@@ -119,6 +130,7 @@ class BrushNet(DiffusionInpainter):
             unet = self.pipe.unet
             try:
                 branch = load_brushnet(place, dtype=unet.dtype, device=unet.device).requires_grad_(False)
+                prepare_branch(branch, self.acceleration)
                 self._pipes[place] = self._with_branch(branch)
             except (OSError, ValueError) as error:
                 raise WeightsError(f"The BrushNet checkpoint for {kind} masks does not load: {error}") from error

@@ -13,7 +13,8 @@ A method is a dataclass that adds fields, its own options, and one method, :meth
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,7 +22,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines.latents import decode_scaled, load_single_file, load_vae, loading, vae_factor
 from baselines.presets import (
@@ -36,12 +37,22 @@ from baselines.presets import (
 from brushbench.devices import choose_device, choose_dtype
 from brushbench.errors import UsageError
 from brushbench.types import JSON, Capabilities, InpaintRequest, Picture
+from brushnet.acceleration import Speed, prepare_unet
 from brushnet.conditioning import draw_noise
 
 __all__ = ["PLACE", "Batch", "DiffusionInpainter", "load_base"]
 
 BATCH = 16  # requests at once, unless a method knows better
 PLACE: Mapping[str, bool] = {"place": True}  # metadata of an option that says where something is: no part of identity
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Make what :mod:`brushnet.acceleration` refuses an error of the command line."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def load_base(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
@@ -157,6 +168,8 @@ class DiffusionInpainter(ABC):
             model was trained for, and the result back.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` …
         dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``, of U-Net and text encoders.
+        speed: ``published``, ``exact``, ``fast``, or names joined by ``+``, such as ``branch-2+guidance-2``; see
+            :mod:`brushnet.acceleration`. What does nothing on this method is refused.
 
     Raises:
         UsageError: invalid settings.
@@ -172,17 +185,22 @@ class DiffusionInpainter(ABC):
     size: Literal["own", "native"] = field(default="own", metadata=PLACE)  # recorded by the driver, which acts on it
     device: str = field(default="auto", metadata=PLACE)
     dtype: str = "auto"
+    speed: str = field(default="published", metadata=PLACE)  # in describe() where it is another
 
     method: ClassVar[str]  # what it does, in words, for the run's identity
     background: ClassVar[Literal["exact", "latent-blend", "free"]] = "free"
     needs_grad: ClassVar[bool] = False
+    has_branch: ClassVar[bool] = False  # a network beside the U-Net, run by hooks of it
 
     def __post_init__(self) -> None:
         """Check the options, load the weights."""
         self.steps, self.guidance = preset_named(self.preset).settings(self.steps, self.guidance)
+        self.acceleration = self._acceleration()
         device = choose_device(self.device)
         self.folder = find_base(self.preset, self.base)
-        self.pipe: Any = self.load(device, choose_dtype(self.dtype, device))
+        self.pipe: Any = self.load(device, choose_dtype(self.acceleration.dtype or self.dtype, device))
+        with _refused():
+            prepare_unet(self.pipe.unet, self.acceleration)
         self.pipe.scheduler = make_scheduler(self.scheduler, self.pipe.scheduler)
         self.factor = vae_factor(self.pipe.vae)
         self.capabilities = Capabilities(
@@ -194,6 +212,25 @@ class DiffusionInpainter(ABC):
             needs_grad=self.needs_grad,
             background=self.background,
         )
+
+    def _acceleration(self) -> Speed:
+        """Return what ``speed`` asks for.
+
+        Raises:
+            UsageError: an unknown name, or something that does nothing on this method or is wrong for it.
+        """
+        with _refused():
+            wanted = Speed.parse(self.speed)
+        name = type(self).__name__
+        if wanted.dtype and self.dtype not in ("auto", wanted.dtype):
+            raise UsageError(f"speed={self.speed} computes in {wanted.dtype}, and dtype={self.dtype}. Leave one out.")
+        if "branch" in wanted.intervals and not self.has_branch:
+            raise UsageError(f"speed={self.speed}: {name} has no branch that could rest. Leave branch-… out.")
+        if "guidance" in wanted.intervals and (self.guidance or 0) <= 1:
+            raise UsageError(f"speed={self.speed}: with guidance={self.guidance} there is none. Leave guidance-… out.")
+        if wanted.intervals and self.needs_grad:
+            raise UsageError(f"speed={self.speed}: {name} needs the gradient of every step. Leave {wanted} out.")
+        return wanted
 
     @property
     def multiple(self) -> int:
@@ -210,7 +247,8 @@ class DiffusionInpainter(ABC):
             option.name: getattr(self, option.name) for option in fields(self) if not option.metadata.get("place")
         }
         dtype = str(self.pipe.unet.dtype).removeprefix("torch.")
-        return {**settings, "method": self.method, "dtype": dtype, "weights": describe_base(self.folder)}
+        speed: dict[str, JSON] = {} if self.acceleration == Speed() else {"speed": str(self.acceleration)}
+        return {**settings, **speed, "method": self.method, "dtype": dtype, "weights": describe_base(self.folder)}
 
     def inpaint(self, requests: Sequence[InpaintRequest]) -> list[Picture]:
         """Return one picture per request.
@@ -219,7 +257,19 @@ class DiffusionInpainter(ABC):
             UsageError: requests of several sizes or splits, or of a size not divisible by ``capabilities.multiple``.
         """
         batch = Batch.of(requests, self.factor, self.multiple)
-        return decode_scaled(self.pipe.vae, self.latents(batch))
+        with self.acceleration.at_work(self.pipe.unet, self.branches(batch), len(requests)) as left_out:
+            latents = self.latents(batch)
+        idle = [name for name in self.acceleration.intervals if not left_out[name]]
+        if idle:
+            raise UsageError(
+                f"speed={self.speed}: {', '.join(idle)} left nothing out with steps={self.steps}. Leave it out, or "
+                "take more steps."
+            )
+        return decode_scaled(self.pipe.vae, latents)
+
+    def branches(self, batch: Batch) -> Sequence[nn.Module]:  # noqa: ARG002
+        """Return the networks that run beside the U-Net for a batch; only where :attr:`has_branch` says so."""
+        return ()
 
     @abstractmethod
     def latents(self, batch: Batch) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from brushbench import __version__
-from brushbench.cli import audit, console, data, eval, gate, report, score, show  # noqa: A004 - the command's own name
+from brushbench.cli import audit, console, data, eval, gate, report, score, show, speed  # noqa: A004 - the command's own name
 from brushbench.cli.console import say
 from brushbench.errors import BrushbenchError
 from brushbench.training.commands import app as training_app
@@ -35,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Example: [bold]brushbench eval --model telea --model ns --bench photos[/]",
 )
-for commands in (eval, score, show, gate, report, audit):
+for commands in (eval, score, show, gate, report, audit, speed):
     app.add_typer(commands.app)
 app.add_typer(data.app, name="data")
 if find_spec("brushbench.tiny.commands"):  # in a checkout; a wheel holds the scenes alone

@@ -1,0 +1,231 @@
+"""Quicker ways to run a diffusion U-Net and a branch beside it.
+
+Exact ones change nothing but the order in which numbers are added; approximate ones leave work out. All work by hooks
+of our own on stock networks, for the length of a ``with`` block, and are counted: an option that did nothing says so.
+
+Sources: DeepCache (Ma et al., CVPR 2024) for the reuse of deep features; the reuse of the guidance's difference is that
+of FasterCache (Lv et al., ICLR 2025), sec. 3.3, without its weights per frequency.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+__all__ = ["ALIASES", "INTERVALS", "SWITCHES", "Speed", "prepare_branch", "prepare_unet"]
+
+INTERVALS: Mapping[str, str] = {
+    "branch": "the branch runs in every k-th step; between them its residuals are used again",
+    "guidance": "the unconditional half runs in every k-th step; between them its difference is used again",
+    "deep": "the deep blocks of the U-Net run in every k-th step; between them their features are used again",
+}
+SWITCHES: Mapping[str, str] = {
+    "fused": "one product for query, key and value; exact",
+    "channels-last": "the channels of a pixel lie side by side in memory; exact",
+    "compiled": "transformer blocks compiled by torch.compile; exact",
+    "bf16": "U-Net, branch and text encoders in bfloat16",
+    "fp16": "U-Net, branch and text encoders in float16",
+}
+ALIASES: Mapping[str, str] = {"exact": "fused+channels-last", "fast": "branch-2+guidance-2+deep-2"}
+MOST = 1000  # steps
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What is done to be quicker.
+
+    Attributes:
+        intervals: by name of :data:`INTERVALS`, every how many steps the work is done; 2 to 1000.
+        switches: names of :data:`SWITCHES`.
+    """
+
+    intervals: Mapping[str, int] = field(default_factory=dict)
+    switches: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Speed:
+        """Read names joined by ``+``: ``branch-2+deep-3``, ``bf16``, ``fast``; empty or ``published`` is nothing.
+
+        Raises:
+            ValueError: an unknown name, an interval outside 2..1000, or a name twice.
+        """
+        if text in ("", "published"):
+            return cls()
+        intervals: dict[str, int] = {}
+        switches: list[str] = []
+        for part in "+".join(ALIASES.get(name, name) for name in text.split("+")).split("+"):
+            name, _, number = part.rpartition("-")
+            if part in SWITCHES and part not in switches:
+                switches.append(part)
+            elif name in INTERVALS and name not in intervals and re.fullmatch("[0-9]{1,4}", number):
+                intervals[name] = int(number)
+            else:
+                known = ", ".join([*ALIASES, *(f"{each}-2" for each in INTERVALS), *SWITCHES])
+                raise ValueError(f"speed {text!r}: got {part!r}, expected each of these at most once: {known}.")
+        for name, every in intervals.items():
+            if not 2 <= every <= MOST:
+                raise ValueError(f"speed {text!r}: {name} is {every}, expected 2 to {MOST}.")
+        return cls(intervals, tuple(sorted(switches)))
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype that is asked for, if any."""
+        return {"bf16": "bfloat16", "fp16": "float16"}.get(next((s for s in self.switches if s.endswith("16")), ""))
+
+    def __str__(self) -> str:
+        parts = [f"{name}-{every}" for name, every in sorted(self.intervals.items())]
+        return "+".join([*parts, *self.switches]) or "published"
+
+    @contextmanager
+    def at_work(self, unet: nn.Module, branches: Sequence[nn.Module], rows: int) -> Iterator[Counter[str]]:
+        """Leave work out in one call of a pipeline.
+
+        Args:
+            unet: a stock ``UNet2DConditionModel``.
+            branches: networks that run beside it in every step.
+            rows: images of the call; under guidance the U-Net reads twice as many.
+
+        Yields:
+            How often each interval's work was left out. A name that stays away did nothing.
+        """
+        steps = _Steps(self.intervals, rows)
+        with ExitStack() as stack:
+            if not self.intervals:
+                yield steps.left_out
+                return
+            stack.callback(unet.register_forward_pre_hook(steps.before, with_kwargs=True).remove)
+            if "branch" in self.intervals:
+                for branch in branches:
+                    stack.enter_context(_reused(branch, steps, "branch"))
+            if "deep" in self.intervals:
+                for block in deep_blocks(unet):
+                    stack.enter_context(_reused(block, steps, "deep"))
+            stack.callback(unet.register_forward_hook(steps.after).remove)
+            yield steps.left_out
+
+
+def deep_blocks(unet: Any) -> list[nn.Module]:
+    """Return what lies below the first and above the last block: most of the work, and slow to change.
+
+    Raises:
+        ValueError: the U-Net has no such blocks.
+    """
+    if len(unet.down_blocks) < 2 or unet.mid_block is None:
+        raise ValueError(
+            f"The U-Net has {len(unet.down_blocks)} block(s) on its way down: there is nothing deep in it."
+        )
+    return [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]
+
+
+@dataclass
+class _Steps:
+    """Where one call of a pipeline stands."""
+
+    intervals: Mapping[str, int]
+    rows: int
+    left_out: Counter[str] = field(default_factory=Counter)
+    step: int = -1
+    timestep: object = None
+    halved: bool = False
+    difference: Tensor | None = None
+
+    def is_due(self, name: str) -> bool:
+        """Is a name's work done in this step?"""
+        return self.step % self.intervals.get(name, 1) == 0
+
+    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        """Count the step; where the unconditional half is left out, take its rows out of all that the U-Net reads."""
+        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        if timestep is not self.timestep:  # a step may call the U-Net several times
+            self.timestep, self.step = timestep, self.step + 1
+        sample = args[0] if args else kwargs["sample"]
+        self.halved = len(sample) == 2 * self.rows and self.difference is not None and not self.is_due("guidance")
+        return (_last_rows(args, self.rows), _last_rows(kwargs, self.rows)) if self.halved else None
+
+    def after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        """Keep what guidance adds, or add what was kept."""
+        prediction: Tensor = output[0]
+        if not self.halved or self.difference is None:
+            if "guidance" in self.intervals and len(prediction) == 2 * self.rows:
+                unconditional, conditional = prediction.chunk(2)
+                self.difference = unconditional - conditional
+            return output
+        self.left_out["guidance"] += 1
+        whole = torch.cat([prediction + self.difference, prediction])
+        return (whole, *output[1:]) if isinstance(output, tuple) else type(output)(sample=whole)
+
+
+def _last_rows(value: Any, rows: int) -> Any:
+    """Return arguments with the conditional half of every tensor that has both."""
+    if isinstance(value, Tensor):
+        return value[-rows:] if value.dim() and len(value) == 2 * rows else value
+    if isinstance(value, tuple | list):
+        return type(value)(_last_rows(part, rows) for part in value)
+    if isinstance(value, dict):
+        return {name: _last_rows(part, rows) for name, part in value.items()}
+    return value
+
+
+@contextmanager
+def _reused(module: nn.Module, steps: _Steps, name: str) -> Iterator[None]:
+    """Give a module's last output again in the steps in which its work is left out."""
+    run: Callable[..., Any] = module.forward
+    kept: dict[str, Any] = {}
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        rows = _rows_of((args, kwargs))
+        if steps.is_due(name) or "output" not in kept or kept["rows"] < rows:
+            kept.update(output=run(*args, **kwargs), rows=rows)
+            return kept["output"]
+        steps.left_out[name] += 1
+        return kept["output"] if kept["rows"] == rows else _last_rows(kept["output"], rows)
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        module.forward = run
+
+
+def _rows_of(value: Any) -> int:
+    """Return how many rows the first tensor of more than one dimension has among arguments."""
+    if isinstance(value, Tensor):
+        return len(value) if value.dim() > 1 else 0
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return next((rows for part in parts if (rows := _rows_of(part))), 0)
+
+
+def prepare_unet(unet: Any, speed: Speed) -> None:
+    """Switch on what lasts in a stock U-Net: memory format, fused projections, compilation.
+
+    Only transformer blocks are compiled: BrushNet's residuals enter behind them, by hooks that stay plain Python.
+
+    Raises:
+        ValueError: something that does nothing on this U-Net.
+    """
+    prepare_branch(unet, speed)
+    if "deep" in speed.intervals:
+        deep_blocks(unet)
+    for switch in ("fused", "compiled"):
+        if switch in speed.switches and not any(isinstance(module, BasicTransformerBlock) for module in unet.modules()):
+            raise ValueError(f"The U-Net has no attention, and {switch!r} does nothing on it. Leave it out.")
+    if "fused" in speed.switches:
+        unet.fuse_qkv_projections()
+    if "compiled" in speed.switches:
+        unet.compile_repeated_blocks()
+
+
+def prepare_branch(branch: nn.Module, speed: Speed) -> None:
+    """Switch on what lasts in a branch: the memory format."""
+    if "channels-last" in speed.switches:
+        branch.to(memory_format=torch.channels_last)
