@@ -305,6 +305,11 @@ def _load_again(run: Run, benchmark: str | Path | Benchmark | None, data: str | 
             f"{run.path} was made on {printable(repr(name or run.config.benchmark))}, which is not built in, and code "
             "is never run because a run names it. Name the benchmark yourself with --bench file.py:Class."
         )
+    if "root" in options and not Path(options["root"]).expanduser().exists():
+        raise DataError(
+            f"{run.path} was made on the data in {printable(options['root'])}, which are not there. Name their folder "
+            "with --data."
+        )
     found: Benchmark = registry.build(
         "benchmark", Spec(name, options), {"split": ",".join(run.config.splits), "limit": run.config.limit}
     )
