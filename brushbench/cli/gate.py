@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-RUNS = "Folders of runs; or the word selftest, which damages runs on purpose and shows that the gate sees it."
+RUNS = "Folders of runs; or the word selftest: damage runs on purpose and show that the gate sees it (half an hour)."
 ACCEPTED = "A run's folder, an accepted file, or a name in reports/accepted."
 FILE = "Write to FILE as well; - prints instead of the table."
 

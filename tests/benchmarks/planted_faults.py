@@ -3,8 +3,8 @@
     python -m tests.benchmarks.planted_faults [WORD]
 
 WORD: only the faults whose name or file holds it. The first fourteen are faults that earlier tests let pass; the others
-are one for each baseline with recorded tensors. Each fault is planted in a copy of what is committed; its tests must fail there, and pass without it. The exit code is 1
-if one survives, or if a test fails without any fault.
+are one for each baseline with recorded tensors. Each fault is planted in a copy of what is committed; its tests must
+fail there, and pass without it. The exit code is 1 if one survives, or if a test fails without any fault.
 """
 
 from __future__ import annotations
