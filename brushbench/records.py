@@ -13,8 +13,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
@@ -23,7 +23,7 @@ import numpy as np
 
 from brushbench.errors import RunError, UnusableError, printable
 from brushbench.files import read_bytes
-from brushbench.types import Picture
+from brushbench.types import JSON, Picture
 
 if TYPE_CHECKING:
     import pandas
@@ -32,6 +32,8 @@ __all__ = [
     "BATCH_NAME",
     "COLUMNS",
     "KEY",
+    "ColumnScores",
+    "PictureKey",
     "PictureRow",
     "ScoreRow",
     "State",
@@ -39,6 +41,7 @@ __all__ = [
     "column_sha256",
     "dump",
     "file_name",
+    "merged",
     "pixel_sha256",
     "read_headers",
     "read_json",
@@ -51,6 +54,7 @@ __all__ = [
     "write_atomically",
 ]
 
+PictureKey: TypeAlias = tuple[str, str, int]  # sample, split, repeat
 State: TypeAlias = Literal["ok", "black", "missing", "failed"]
 KEY = ("sample", "split", "prompt_variant", "repeat", "variant", "metric", "protocol")
 COLUMNS = (*KEY, "value", "reason", "picture_sha256")
@@ -98,6 +102,21 @@ class ScoreRow:
     value: float | None
     reason: str = ""
     picture_sha256: str | None = None  # of the picture it was computed from; None: schema 1, which did not say
+
+
+@dataclass(frozen=True)
+class ColumnScores:
+    """The scores of one column, ready to be merged.
+
+    Attributes:
+        column: ``name@protocol``.
+        rows: complete for each of their variants.
+        describe: what the column was computed with, from its scores.
+    """
+
+    column: str
+    rows: Sequence[ScoreRow]
+    describe: Callable[[pandas.DataFrame], Mapping[str, JSON]]
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -319,5 +338,24 @@ def rows_to_table(rows: Sequence[ScoreRow]) -> pandas.DataFrame:
     """Return score rows as a table."""
     import pandas as pd
 
-    table = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
+    table = pd.DataFrame([vars(row) for row in rows], columns=list(COLUMNS))
     return _with_none(table.astype({"value": "float64", "repeat": "int64"}))
+
+
+def merged(old: pandas.DataFrame, new: pandas.DataFrame, order: Sequence[PictureKey] = ()) -> pandas.DataFrame:
+    """Return two tables of scores as one: new ones in place of old ones of the same metric, protocol and variant.
+
+    Args:
+        old: as :func:`read_table` returns it.
+        new: likewise; complete for each of its variants.
+        order: of the pictures; others come last.
+    """
+    import pandas as pd
+
+    of = ["metric", "protocol", "variant"]
+    kept = old[~pd.MultiIndex.from_frame(old[of]).isin(pd.MultiIndex.from_frame(new[of]))]
+    table = pd.concat([frame for frame in (kept, new) if len(frame)] or [new], ignore_index=True)
+    places = {key: place for place, key in enumerate(order)}
+    keys = zip(table["sample"], table["split"], table["repeat"], strict=True)
+    table = table.assign(place=[places.get(key, len(places)) for key in keys])
+    return table.sort_values([*of, "place"], kind="stable", ignore_index=True).drop(columns="place")

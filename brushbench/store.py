@@ -22,10 +22,9 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from brushbench.errors import ConfigMismatchError, RunError, RunLockedError, UnusableError
 from brushbench.progress import say
@@ -34,12 +33,15 @@ from brushbench.records import (
     BATCH_NAME,
     COLUMNS,
     KEY,
+    ColumnScores,
+    PictureKey,
     PictureRow,
     ScoreRow,
     State,
     column_sha256,
     dump,
     file_name,
+    merged,
     pixel_sha256,
     read_headers,
     read_json,
@@ -58,9 +60,19 @@ if TYPE_CHECKING:
 
     from brushbench.config import RunHeader
 
-__all__ = ["COLUMNS", "KEY", "PictureKey", "PictureRow", "RunFolder", "ScoreRow", "State", "pixel_sha256"]
+__all__ = [
+    "COLUMNS",
+    "KEY",
+    "ColumnScores",
+    "PictureKey",
+    "PictureRow",
+    "RunFolder",
+    "ScoreRow",
+    "State",
+    "pixel_sha256",
+]
 
-PictureKey: TypeAlias = tuple[str, str, int]  # sample, split, repeat
+
 SHOWN = 5  # lines of differences in a message
 PATIENCE = 1.0  # seconds before a process says for what it waits
 OURS = (
@@ -230,7 +242,8 @@ class RunFolder:
         if name != "begin":
             self.check_present()
         folder = self.path / "locks"
-        held = filelock.FileLock(folder / f"{name}.lock")
+        # A batch is given up by the thread that commits it.
+        held = filelock.FileLock(folder / f"{name}.lock", thread_local=False)
         try:
             folder.mkdir(parents=name == "begin", exist_ok=True)
             try:
@@ -301,11 +314,12 @@ class RunFolder:
         """Commit one batch: its pictures first, its rows last. Only the owner of its lock may."""
         from brushbench.pictures import encode_png
 
-        self.check_present()
         for row, picture in zip(rows, pictures, strict=True):
             if picture is not None:
+                self.check_present()
                 write_atomically(self.picture_path(row.sample, row.split, row.repeat), encode_png(picture))
-        write_atomically(self._batch_file(batch), dump([asdict(row) for row in rows]))
+        self.check_present()
+        write_atomically(self._batch_file(batch), dump([vars(row) for row in rows]))
 
     def keep_tracebacks(self, batch: str, text: str) -> None:
         """Keep the tracebacks of a batch's failed pictures."""
@@ -354,7 +368,7 @@ class RunFolder:
     def commit_scores(self, part: str, batch: str, rows: Sequence[ScoreRow]) -> None:
         """Commit the scores of one batch under one column. Only the owner of the batch's lock may."""
         self.check_present()
-        write_atomically(self._part(part, batch), dump([asdict(row) for row in rows]))
+        write_atomically(self._part(part, batch), dump([vars(row) for row in rows]))
 
     def waiting(self, part: str, batch: str, pictures: Mapping[PictureKey, PictureRow]) -> list[ScoreRow]:
         """Return the scores of a batch that wait to be merged; none where they are of other pictures.
@@ -369,44 +383,33 @@ class RunFolder:
     def _part(self, part: str, batch: str) -> Path:
         return self.path / "parts" / part / f"{batch}.json"
 
-    def merge(
-        self,
-        column: str,
-        rows: Sequence[ScoreRow],
-        describe: Callable[[pandas.DataFrame], Mapping[str, JSON]],
-        order: Sequence[PictureKey] = (),
-    ) -> None:
-        """Put one column's scores into ``scores.parquet``, in place of what the column held of their variants.
+    def merge(self, columns: Sequence[ColumnScores], order: Sequence[PictureKey] = ()) -> None:
+        """Put the scores of columns into ``scores.parquet``, in place of what they held of their variants.
 
-        The column's record carries the SHA-256 of its scores, so that whoever reads one beside the other's former state
+        A column's record carries the SHA-256 of its scores, so that whoever reads one beside the other's former state
         notices. What waited to be merged is removed. Call it under the lock ``merge``.
 
         Args:
-            column: ``name@protocol``.
-            rows: complete for each of their variants.
-            describe: what the column was computed with, from its scores.
+            columns: each complete for each of its variants.
             order: of the pictures.
         """
-        import pandas as pd
-
+        if not columns:
+            return
         self.check_present()
-        new, old = rows_to_table(rows), read_table(self.path / "scores.parquet")
-        of = ["metric", "protocol", "variant"]
-        kept = old[~pd.MultiIndex.from_frame(old[of]).isin(pd.MultiIndex.from_frame(new[of]))]
-        table = pd.concat([frame for frame in (kept, new) if len(frame)] or [new], ignore_index=True)
-        places = {key: place for place, key in enumerate(order)}
-        keys = zip(table["sample"], table["split"], table["repeat"], strict=True)
-        table = table.assign(place=[places.get(key, len(places)) for key in keys])
-        table = table.sort_values([*of, "place"], kind="stable", ignore_index=True).drop(columns="place")
-        mine = table[_in_column(table, column)]
-        self._write_header(column, {**describe(mine), "scores_sha256": column_sha256(mine)})
+        rows = [row for each in columns for row in each.rows]
+        table = merged(read_table(self.path / "scores.parquet"), rows_to_table(rows), order)
+        headers = {}
+        for each in columns:
+            mine = table[_in_column(table, each.column)]
+            headers[each.column] = {**each.describe(mine), "scores_sha256": column_sha256(mine)}
+        self._write_headers(headers)
         self._write_scores(table)
-        self.clear_parts(column)
+        self.clear_parts(list(headers))
 
-    def clear_parts(self, column: str) -> None:
-        """Remove scores of a column that wait to be merged: it is complete without them."""
+    def clear_parts(self, columns: Collection[str]) -> None:
+        """Remove scores of columns that wait to be merged: they are complete without them."""
         for folder in self.path.glob("parts/*"):
-            if folder.name.rpartition("-")[0] == column:
+            if folder.name.rpartition("-")[0] in columns:
                 shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # other columns wait there
             (self.path / "parts").rmdir()
@@ -462,10 +465,10 @@ class RunFolder:
     def record_metric(self, column: str, description: Mapping[str, JSON]) -> None:
         """Note what a column is computed with."""
         with self.lock("merge"):
-            self._write_header(column, description)
+            self._write_headers({column: description})
 
-    def _write_header(self, column: str, description: Mapping[str, JSON]) -> None:
-        write_atomically(self.path / "metrics.json", dump({**self.metric_headers(), column: description}))
+    def _write_headers(self, descriptions: Mapping[str, Mapping[str, JSON]]) -> None:
+        write_atomically(self.path / "metrics.json", dump({**self.metric_headers(), **descriptions}))
 
     def log_timing(self, entry: Mapping[str, JSON]) -> None:
         """Append seconds and peak memory of one batch; not part of byte-equality."""

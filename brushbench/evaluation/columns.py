@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from brushbench.store import PictureKey, RunFolder
     from brushbench.weights import Needs
 
-__all__ = ["Column", "choose_columns", "load_columns"]
+__all__ = ["Column", "choose_columns", "load_columns", "stored_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +97,6 @@ class Column:
             return header["identity"] == self.identity
         return all(header[key] == value for key, value in self.description.items() if key in header)
 
-    def stored(self, folder: RunFolder) -> list[ScoreRow]:
-        """Return the column's merged scores that count: under its settings, of the pictures that are there now."""
-        if not self.matches(folder.metric_headers().get(self.name, {})):
-            return []
-        table = folder.scores()
-        table = table[(table["metric"] == self.metric.name) & (table["protocol"] == self.metric.protocol)]
-        table = table[folder.is_current(table)]
-        plain = table.astype(object).where(table.notna(), None).to_dict("records")
-        return [ScoreRow(**{str(key): value for key, value in row.items()}) for row in plain]
-
     def missing_variants(
         self, folder: RunFolder, stored: Sequence[ScoreRow], variants: Sequence[str], planned: Sequence[PictureKey]
     ) -> list[str]:
@@ -126,6 +116,22 @@ class Column:
             return list(dict.fromkeys([*held, *variants]))
         there = {(row.sample, row.split, row.repeat, row.variant) for row in stored}
         return [v for v in variants if not all((*key, v) in there for key in planned)]
+
+
+def stored_rows(folder: RunFolder, columns: Sequence[Column]) -> list[list[ScoreRow]]:
+    """Return each column's merged scores that count: under its settings, of the pictures that are there now."""
+    headers = folder.metric_headers()
+    count = [column.name in headers and column.matches(headers[column.name]) for column in columns]
+    if not any(count):
+        return [[] for _ in columns]
+    table = folder.scores()
+    table = table[np.asarray(folder.is_current(table), dtype=bool)]
+    found: list[list[ScoreRow]] = []
+    for column, counts in zip(columns, count, strict=True):
+        mine = table[(table["metric"] == column.metric.name) & (table["protocol"] == column.metric.protocol)]
+        plain = mine.astype(object).where(mine.notna(), None).to_dict("records") if counts else []
+        found.append([ScoreRow(**{str(key): value for key, value in row.items()}) for row in plain])
+    return found
 
 
 def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], dict[str, str]]:

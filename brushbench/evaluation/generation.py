@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from brushbench.config import RunConfig
 from brushbench.engines.shard import Shard
 from brushbench.errors import BadRecordError, BrushbenchError, RunError, RunLockedError, UnusableError, printable
+from brushbench.evaluation.behind import Behind
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.evaluation.sources import NoPicture, Source
 from brushbench.isolation import world_of
@@ -85,6 +87,10 @@ class _Work:
 
     def generate(self, batches: Sequence[Batch], patience: int) -> list[_Made]:
         """Generate and commit; return the first batches, uncommitted, if every image of them failed."""
+        with Behind() as behind:
+            return self._generate(batches, patience, behind)
+
+    def _generate(self, batches: Sequence[Batch], patience: int, behind: Behind) -> list[_Made]:
         proven = self._has_pictures()
         waiting: list[tuple[_Made, contextlib.ExitStack]] = []
         busy: list[Batch] = []
@@ -107,11 +113,12 @@ class _Work:
                 waiting.append((made, owner))
                 proven = proven or not made.method_failed
                 if proven:
-                    self._commit(waiting)
+                    self._commit(waiting, behind)
                 elif sum(len(each.rows) for each, _ in waiting) > patience:
                     break
             if waiting and self._has_pictures():  # another process has made some
-                self._commit(waiting)
+                self._commit(waiting, behind)
+            behind.wait()
             if not waiting:
                 self._generate_busy(busy)
             return [made for made, _ in waiting]
@@ -124,7 +131,7 @@ class _Work:
         for batch in batches:
             with self.folder.lock(batch.name):
                 if self.is_left(batch):
-                    self._commit([(self._make(batch), contextlib.ExitStack())])
+                    self._commit_one(self._make(batch))
 
     def _has_pictures(self) -> bool:
         return any(row.sha256 for row in self.folder.picture_rows().values())
@@ -136,14 +143,15 @@ class _Work:
         """Whether a batch came out as it is stored, when images are looked at again."""
         return self.rescan and self.folder.is_committed(made.name) and self.folder.rows(made.name) == made.rows
 
-    def _commit(self, waiting: list[tuple[_Made, contextlib.ExitStack]]) -> None:
-        """Commit batches, and give up their locks."""
+    def _commit(self, waiting: list[tuple[_Made, contextlib.ExitStack]], behind: Behind) -> None:
+        """Commit batches behind the next one, and give up their locks."""
         while waiting:
-            made, owner = waiting[0]
-            with owner:
-                if not self._is_known(made):
-                    _commit(self.folder, made, self.config.device)
-            waiting.pop(0)
+            made, owner = waiting.pop(0)
+            behind.submit(functools.partial(self._commit_one, made), owner)
+
+    def _commit_one(self, made: _Made) -> None:
+        if not self._is_known(made):
+            _commit(self.folder, made, self.config.device)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +12,14 @@ from brushbench.devices import allow_tf32, check_device
 from brushbench.engines.shard import Shard
 from brushbench.errors import DataError, RunError, UnknownNameError, UsageError, WeightsError, printable, reason_of
 from brushbench.evaluation.answers import ask
-from brushbench.evaluation.columns import Column, for_cli, load_columns
+from brushbench.evaluation.behind import Behind
+from brushbench.evaluation.columns import Column, for_cli, load_columns, stored_rows
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.features import Features
 from brushbench.metrics.plugins import load_metric, metric_class
 from brushbench.progress import track
 from brushbench.runs import Run
-from brushbench.store import PictureKey, PictureRow, RunFolder, ScoreRow
+from brushbench.store import ColumnScores, PictureKey, PictureRow, RunFolder, ScoreRow
 from brushbench.types import Benchmark, Capabilities, Metric, Picture, Sample, Score, Scored, Unscored
 from brushbench.variants import VARIANTS, make_variant
 from brushbench.weights import is_hub_id
@@ -96,12 +98,11 @@ def score(
         )
     variants = choose_variants(scoring.variants, run.header.capabilities)
     columns, unavailable = load_columns(scoring, benchmark)
-    todo = [task for c in columns if (task := _task(folder, c, variants, plan, benchmark, redo)) is not None]
+    todo = _tasks(folder, columns, variants, [key for b in plan for key in keys_of(b, benchmark)], redo)
     features = scoring.features or Features(low_memory=scoring.low_memory)
     for group in [[task] for task in todo] if scoring.low_memory else [todo]:
         _score_columns(folder, benchmark, run.config.name, mine, group, features)
-        for task in group:
-            _merge_if_complete(folder, task, plan, benchmark)
+        _merge_complete(folder, group, plan, benchmark)
     for name, reason in unavailable.items():
         if name not in folder.metric_headers():
             folder.record_metric(name, {"unavailable": reason})
@@ -121,14 +122,18 @@ class _Task:
         """Where its scores wait."""
         return self.column.part(self.variants)
 
-    def rows_of(self, folder: RunFolder, batch: Batch, benchmark: Benchmark) -> list[ScoreRow] | None:
-        """Return the scores of a batch that are there, waiting or merged; ``None`` where some are not."""
-        if not folder.is_committed(batch.name):  # another process is at it
-            return None
-        pictures = {row.key: row for row in folder.rows(batch.name)}
-        waiting = folder.waiting(self.part, batch.name, pictures)
-        rows = waiting or [row for key in keys_of(batch, benchmark) for row in self.held.get(key, ())]
-        return rows if len(rows) == len(batch.indexes) * len(self.variants) else None
+    def rows_of(self, folder: RunFolder, batch: Batch, pictures: Mapping[PictureKey, PictureRow]) -> list[ScoreRow]:
+        """Return the scores of a batch that are there, waiting or merged; none where some are not.
+
+        Args:
+            folder: the run.
+            batch: of its plan.
+            pictures: of the batch.
+        """
+        rows = folder.waiting(self.part, batch.name, pictures) or [
+            row for key in pictures for row in self.held.get(key, ())
+        ]
+        return rows if len(rows) == len(batch.indexes) * len(self.variants) else []
 
 
 def keys_of(batch: Batch, benchmark: Benchmark) -> list[PictureKey]:
@@ -136,22 +141,26 @@ def keys_of(batch: Batch, benchmark: Benchmark) -> list[PictureKey]:
     return [(*benchmark.keys[i], batch.repeat) for i in batch.indexes]
 
 
-def _task(
-    folder: RunFolder, column: Column, variants: Sequence[str], plan: Sequence[Batch], benchmark: Benchmark, redo: bool
-) -> _Task | None:
-    """Return what of a column is to be computed; ``None`` where it is complete."""
-    stored = column.stored(folder)
-    missing = column.missing_variants(folder, stored, variants, [key for b in plan for key in keys_of(b, benchmark)])
-    if redo:  # what other settings left in the column has to go in any case
-        return _Task(column, list(dict.fromkeys([*missing, *variants])), {})
-    if not missing:
-        folder.clear_parts(column.name)
-        return None
-    held: dict[PictureKey, list[ScoreRow]] = {}
-    for row in stored:
-        if row.variant in missing:
-            held.setdefault((row.sample, row.split, row.repeat), []).append(row)
-    return _Task(column, missing, held)
+def _tasks(
+    folder: RunFolder, columns: Sequence[Column], variants: Sequence[str], planned: Sequence[PictureKey], redo: bool
+) -> list[_Task]:
+    """Return what of the columns is to be computed; those that are complete are left out."""
+    tasks, complete = [], []
+    for column, stored in zip(columns, stored_rows(folder, columns), strict=True):
+        missing = column.missing_variants(folder, stored, variants, planned)
+        if redo:  # what other settings left in the column has to go in any case
+            tasks.append(_Task(column, list(dict.fromkeys([*missing, *variants])), {}))
+        elif missing:
+            held: dict[PictureKey, list[ScoreRow]] = {}
+            for row in stored:
+                if row.variant in missing:
+                    held.setdefault((row.sample, row.split, row.repeat), []).append(row)
+            tasks.append(_Task(column, missing, held))
+        else:
+            complete.append(column.name)
+    if complete:
+        folder.clear_parts(complete)
+    return tasks
 
 
 def _score_columns(
@@ -163,26 +172,43 @@ def _score_columns(
     features: Features,
 ) -> None:
     """Score batches under each column's variants; what is there already is not computed again."""
-    todo = [b for b in batches if any(task.rows_of(folder, b, benchmark) is None for task in tasks)]
-    for batch in track(todo, f"{title}: score", lambda b: len(b.indexes)):
-        with folder.lock(batch.name):  # its pictures stay what they are while they are scored
-            left = [task for task in tasks if task.rows_of(folder, batch, benchmark) is None]
-            if left:
-                _score_tasks(folder, benchmark, batch, left, features)
+    todo = [batch for batch in batches if _left(folder, batch, tasks)]
+    with Behind() as behind:
+        for batch in track(todo, f"{title}: score", lambda b: len(b.indexes)):
+            with contextlib.ExitStack() as owner:
+                owner.enter_context(folder.lock(batch.name))  # its pictures stay what they are while they are scored
+                if left := _left(folder, batch, tasks):
+                    scored = _score_tasks(folder, benchmark, batch, left, features)
+                    behind.submit(functools.partial(_commit, folder, batch, scored), owner.pop_all())
+
+
+def _left(folder: RunFolder, batch: Batch, tasks: Sequence[_Task]) -> list[_Task]:
+    """Return the tasks of which scores of a batch are missing."""
+    if not folder.is_committed(batch.name):  # another process is at it
+        return list(tasks)
+    pictures = {row.key: row for row in folder.rows(batch.name)}
+    return [task for task in tasks if not task.rows_of(folder, batch, pictures)]
+
+
+def _commit(folder: RunFolder, batch: Batch, scored: Mapping[str, Sequence[ScoreRow]]) -> None:
+    for part, rows in scored.items():
+        folder.commit_scores(part, batch.name, rows)
 
 
 def _score_tasks(
     folder: RunFolder, benchmark: Benchmark, batch: Batch, tasks: Sequence[_Task], features: Features
-) -> None:
+) -> dict[str, list[ScoreRow]]:
+    """Return the scores of a batch under each task's column, by the folder in which they wait to be merged."""
     rows = folder.rows(batch.name)
     answered = [_Answered.read(folder, row, benchmark, i) for row, i in zip(rows, batch.indexes, strict=True)]
     made = {
         variant: [one.made(variant) for one in answered]
         for variant in dict.fromkeys(v for task in tasks for v in task.variants)
     }
-    for task in tasks:
-        scored = [r for v in task.variants for r in _score_batch(task.column.metric, v, made[v], answered, features)]
-        folder.commit_scores(task.part, batch.name, scored)
+    return {
+        task.part: [r for v in task.variants for r in _score_batch(task.column.metric, v, made[v], answered, features)]
+        for task in tasks
+    }
 
 
 @dataclass(frozen=True)
@@ -250,18 +276,26 @@ def _score_batch(
     return result
 
 
-def _merge_if_complete(folder: RunFolder, task: _Task, plan: Sequence[Batch], benchmark: Benchmark) -> None:
-    """Merge a column whose last batch is scored, here or by another process."""
+def _merge_complete(folder: RunFolder, tasks: Sequence[_Task], plan: Sequence[Batch], benchmark: Benchmark) -> None:
+    """Merge the columns whose last batch is scored, here or by another process."""
     with folder.lock("merge"):
-        column = task.column
-        found = [task.rows_of(folder, batch, benchmark) for batch in plan]
-        rows = [row for batch in found if batch is not None for row in batch]
-        if None in found:
-            return
-        before = folder.metric_headers().get(column.name, {})
-        held = before["variants"] if column.matches(before) and "variants" in before else []
-        describe = functools.partial(column.header, list(dict.fromkeys([*held, *task.variants])))
-        folder.merge(column.name, rows, describe, [key for batch in plan for key in keys_of(batch, benchmark)])
+        pictures = folder.picture_rows()
+        found: list[ColumnScores] = []
+        for task in tasks:
+            rows: list[ScoreRow] = []
+            for batch in plan:
+                there = {key: pictures[key] for key in keys_of(batch, benchmark) if key in pictures}
+                scored = task.rows_of(folder, batch, there)
+                if not scored:
+                    break
+                rows += scored
+            else:
+                column = task.column
+                before = folder.metric_headers().get(column.name, {})
+                held = before["variants"] if column.matches(before) and "variants" in before else []
+                variants = list(dict.fromkeys([*held, *task.variants]))
+                found.append(ColumnScores(column.name, rows, functools.partial(column.header, variants)))
+        folder.merge(found, [key for batch in plan for key in keys_of(batch, benchmark)])
 
 
 def choose_variants(variants: str | Sequence[str], capabilities: Capabilities) -> list[str]:

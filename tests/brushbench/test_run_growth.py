@@ -205,7 +205,7 @@ def test_a_record_beside_the_former_scores_of_its_column_counts_for_nothing(data
     assert (run.path / "scores.parquet").read_bytes() == before
 
 
-@pytest.mark.parametrize("killed_at", ["_write_header", "_write_scores", "clear_parts"])
+@pytest.mark.parametrize("killed_at", ["_write_headers", "_write_scores", "clear_parts"])
 def test_a_merge_that_is_cut_off_is_finished_by_the_next_command(
     data: Path, tmp_path: Path, killed_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,7 +306,7 @@ def test_a_run_folder_that_is_removed_under_a_running_eval_is_no_success(data: P
             return super()._one(request)
 
     with pytest.raises(RunError, match="was removed or moved while a process worked on it"):
-        evaluate(data, tmp_path / "r", Removing())
+        evaluate(data, tmp_path / "r", Removing(), batch_size=5)
     assert not (tmp_path / "r" / "pictures").exists()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from brushbench.config import read_header
-from brushbench.store import RunFolder, ScoreRow
+from brushbench.store import ColumnScores, RunFolder, ScoreRow
 
 Scores = Sequence[float | None]
 
@@ -63,7 +63,7 @@ def write_run(
             "metric": metric, "protocol": protocol, "unit": "", "region": "whole", "variants": [variant],
             "higher_is_better": metric not in ("mse", "lpips"), **(headers or {}).get(metric, {}),
         }  # fmt: skip
-        run.merge(column, rows, lambda _, header=header: header)  # type: ignore[misc]
+        run.merge([ColumnScores(column, rows, lambda _, header=header: header)])  # type: ignore[misc]
     batch = [
         {"sample": s, "split": split, "repeat": r, "seed": 0, "state": state, "reason": "", "sha256": "", "meta": m}
         for r in range(repeats)
