@@ -258,12 +258,14 @@ class World:
         if self.folder is None:
             return {}
         found = {}
+        inside = f"{self.folder}{os.sep}"  # compared as text: some thousand modules, at every call of a plug-in
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
-            if not file or name.partition(".")[0] in OWN_PACKAGES or name.startswith(PLUGIN):
+            if not file or not str(file).startswith(inside):
                 continue
-            place = Path(file)
-            if self.folder in place.parents and "site-packages" not in place.parts:
+            if name.partition(".")[0] in OWN_PACKAGES or name.startswith(PLUGIN):
+                continue
+            if "site-packages" not in Path(file).parts:
                 found[name] = module
         return found
 

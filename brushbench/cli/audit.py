@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,28 +22,41 @@ def audit(
     metrics: Annotated[str, typer.Option("--metrics", help="auto, or names, of plug-ins too.")] = "auto",
     weights: Annotated[list[str] | None, typer.Option("--weights", help="METRIC=PATH. Repeatable.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1: of the metric models.")] = "auto",
-    form: Annotated[str, typer.Option("--format", "-f", help="markdown or json.")] = "markdown",
+    form: Annotated[str, typer.Option("--format", "-f", help="markdown, json or latex.")] = "markdown",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")] = None,
+    heat_map: Annotated[Path | None, typer.Option("--heat-map", help="PNG to draw the shares into.")] = None,
+    json_output: Annotated[
+        Path | None, typer.Option("--json", help="File for the JSON, beside another format.")
+    ] = None,
 ) -> None:
     """Damage the references of a benchmark on purpose and ask each metric which picture is worse.
 
-    Per metric and damage: the share of images that scored worse, and a verdict: detects, blind or inverted.
+    Per metric and damage: the share of images that scored worse, and a verdict: detects, blind or inverted. Then the
+    ends of each scale, speed, and how far scores move where nothing visible changes.
     """
+    from brushbench.audit_tables import FORMATS, draw_heat_map, render
     from brushbench.evaluation import Scoring, load_benchmark
     from brushbench.evaluation.audit import audit as damage_and_score
-    from brushbench.evaluation.audit import to_json, to_markdown
 
-    if form not in ("markdown", "json"):
-        raise UnknownNameError("format", form, ("markdown", "json"))
-    if output is not None:
-        check_output(output)
+    if form not in FORMATS:
+        raise UnknownNameError("format", form, FORMATS)
+    for file in (output, heat_map, json_output):
+        if file is not None:
+            check_output(file)
     scoring = Scoring(metrics, weights=metric_weights(weights), device=device)
-    findings, unavailable = damage_and_score(load_benchmark(bench, split, limit), scoring)
-    text = json.dumps(to_json(findings), indent=1, ensure_ascii=False) if form == "json" else to_markdown(findings)
+    result = damage_and_score(load_benchmark(bench, split, limit), scoring)
+    text = render(result, form)
     if output is None:
         typer.echo(text)
     else:
         output.write_text(text + "\n", "utf-8")
         say(f"Wrote {output}.")
-    for reason in dict.fromkeys(unavailable.values()):
-        say(f"Unavailable: {', '.join(c for c, r in unavailable.items() if r == reason)}. {reason}")
+    if json_output is not None:
+        json_output.write_text(render(result, "json") + "\n", "utf-8")
+        say(f"Wrote {json_output}.")
+    if heat_map is not None:
+        draw_heat_map(result, heat_map)
+        say(f"Wrote {heat_map}.")
+    reasons = result.unavailable
+    for reason in dict.fromkeys(reasons.values()):
+        say(f"Unavailable: {', '.join(c for c, r in reasons.items() if r == reason)}. {reason}")

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TypeAlias
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from brushbench.errors import UsageError
 from brushbench.evaluation.answers import ask
-from brushbench.evaluation.columns import load_columns
+from brushbench.evaluation.columns import Column, load_columns
+from brushbench.evaluation.damages import DAMAGES, ORDERS, is_for
 from brushbench.evaluation.scoring import Scoring
 from brushbench.features import Features
 from brushbench.progress import track
 from brushbench.stats import wilson
-from brushbench.types import Benchmark, Metric, Picture, Sample, Score, Unscored, sample_seed
+from brushbench.types import JSON, Benchmark, Metric, Picture, Sample, Score, Unscored, sample_seed
 
-__all__ = ["DAMAGES", "Finding", "audit", "to_markdown"]
+__all__ = ["Audit", "Audited", "Finding", "Stability", "audit"]
 
-Question: TypeAlias = "tuple[Picture, Sample]"
-Damage: TypeAlias = "Callable[[Sample, Sample, np.random.Generator], Question]"  # of a sample, another one, chance
 LEAST = 8  # samples below which a verdict says nothing
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,15 @@ class Finding:
 
     Attributes:
         metric: the column, ``name@protocol``.
-        damage: a key of :data:`DAMAGES`.
-        n: samples that were scored whole and damaged.
-        worse: of them, those whose damaged picture scored strictly worse.
+        damage: a key of :data:`DAMAGES` or :data:`ORDERS`.
+        n: samples that were scored whole and damaged; of an order: under both damages.
+        worse: of them, those whose damaged picture scored strictly worse; of an order: the worse of the two.
         better: strictly better.
         low, high: 95 % interval (Wilson) of the share that scored worse.
         largest: largest change of a score, in the metric's unit; infinite where a perfect score is.
         verdict: ``detects`` if the interval lies above one half, ``inverted`` if the damaged picture is better in
             more than half, else ``blind``; ``too few`` below 8 samples.
+        asked: whether the metric is there to see this kind of damage.
     """
 
     metric: str
@@ -54,11 +56,74 @@ class Finding:
     high: float
     largest: float
     verdict: str
+    asked: bool
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How far a metric's scores move where nothing that anyone sees has changed.
+
+    Scored are the references with noise of 5 levels everywhere, so that no score is perfect.
+
+    Attributes:
+        metric: the column, ``name@protocol``.
+        change: ``batch size`` (one by one, against all at once), ``PNG`` (written and read back), ``1 grey level``
+            (each value one up or down), ``resized by 1 pixel`` (and back, Pillow's bicubic).
+        n: samples scored before and after.
+        largest: largest change of a score, in the metric's unit.
+        spread: standard deviation of the scores themselves.
+    """
+
+    metric: str
+    change: str
+    n: int
+    largest: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A metric of an audit.
+
+    Attributes:
+        description: what its scores depend on: settings, hashes of weights.
+        region: which pixels it judges.
+        seconds: per image, over all damages; what metrics share is counted for the first of them.
+        identical: mean score of the references themselves.
+        worst: the damage of the largest mean change for the worse, and the mean score there.
+    """
+
+    description: Mapping[str, JSON]
+    region: str
+    seconds: float
+    identical: float
+    worst: tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result of :func:`audit`.
+
+    Attributes:
+        benchmark, splits, images: what was damaged.
+        columns: by ``name@protocol``.
+        findings: per metric and damage.
+        stability: per metric and harmless change.
+        unavailable: metrics without weights here, with the way to get them.
+    """
+
+    benchmark: str
+    splits: tuple[str, ...]
+    images: int
+    columns: Mapping[str, Audited]
+    findings: tuple[Finding, ...]
+    stability: tuple[Stability, ...]
+    unavailable: Mapping[str, str]
 
 
 def audit(
     benchmark: Benchmark, scoring: Scoring | None = None, damages: Sequence[str] | None = None, batch: int = 8
-) -> tuple[list[Finding], dict[str, str]]:
+) -> Audit:
     """Score every reference of a benchmark whole and damaged.
 
     Args:
@@ -66,9 +131,6 @@ def audit(
         scoring: which metrics, and with which weights.
         damages: names of :data:`DAMAGES`; ``None`` takes all.
         batch: samples scored at once.
-
-    Returns:
-        A finding per metric and damage, and the metrics that are unavailable, with the way to get them.
 
     Raises:
         UsageError: an unknown damage, or a benchmark of a single sample.
@@ -79,22 +141,31 @@ def audit(
     if len(benchmark) < 2:
         raise UsageError("An audit needs two samples or more: raise --limit, or name a larger benchmark.")
     columns, unavailable = load_columns(scoring or Scoring(), benchmark)
-    features = Features()
-    changes: dict[tuple[str, str], list[float]] = {(c.name, d): [] for c in columns for d in chosen}
+    sheet = _Sheet(columns)
     batches = [range(start, min(start + batch, len(benchmark))) for start in range(0, len(benchmark), batch)]
     for places in track(batches, "audit", len):
         samples = [benchmark[i] for i in places]
         others = [_other(benchmark, i, sample) for i, sample in zip(places, samples, strict=True)]
-        whole = {c.name: ask(c.metric, [s.image for s in samples], samples, features) for c in columns}
+        sheet.ask("", [s.image for s in samples], samples)
         for damage in chosen:
-            asked = [
-                DAMAGES[damage](s, o, np.random.default_rng(sample_seed(0, s.id)))
-                for s, o in zip(samples, others, strict=True)
-            ]
-            for column in columns:
-                scores = ask(column.metric, [p for p, _ in asked], [s for _, s in asked], features)
-                changes[column.name, damage] += _changes(column.metric, whole[column.name], scores)
-    return [_finding(column, damage, values) for (column, damage), values in changes.items()], unavailable
+            make = DAMAGES[damage].make
+            asked = [make(s, o, _rng(s)) for s, o in zip(samples, others, strict=True)]
+            sheet.ask(damage, [p for p, _ in asked], [s for _, s in asked])
+        _ask_unchanged(sheet, samples)
+    orders = [name for name, order in ORDERS.items() if {order.worse, order.better} <= set(chosen)]
+    return Audit(
+        benchmark.name,
+        tuple(dict.fromkeys(benchmark[i].split for i in range(len(benchmark)))),
+        len(benchmark),
+        {column.name: _audited(column, sheet, chosen) for column in columns},
+        tuple(_finding(column.metric, column.name, name, sheet) for column in columns for name in [*chosen, *orders]),
+        tuple(_stability(column.name, change, sheet) for column in columns for change in CHANGES),
+        unavailable,
+    )
+
+
+def _rng(sample: Sample) -> np.random.Generator:
+    return np.random.default_rng(sample_seed(0, sample.id))
 
 
 def _other(benchmark: Benchmark, place: int, sample: Sample) -> Sample:
@@ -109,20 +180,54 @@ def _other(benchmark: Benchmark, place: int, sample: Sample) -> Sample:
     raise UsageError("An audit needs samples of two pictures or more: raise --limit, or name a larger benchmark.")
 
 
-def _changes(metric: Metric, whole: Sequence[Score], damaged: Sequence[Score]) -> list[float]:
-    """Return how much worse each damaged picture scored, positive for worse, of pairs that are both scored."""
+# Scores -------------------------------------------------------------------------------------------------------------
+
+
+class _Sheet:
+    """Scores by column and by what was done to the images, in the order of the samples; NaN where there is none."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self.columns = columns
+        self.features = Features()
+        self.scores: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.asked: defaultdict[str, int] = defaultdict(int)
+
+    def ask(self, what: str, pictures: Sequence[Picture], samples: Sequence[Sample], batch: int | None = None) -> None:
+        """Score images under every column, all at once or ``batch`` at a time."""
+        size = batch or len(pictures)
+        for column in self.columns:
+            start = time.perf_counter()
+            for i in range(0, len(pictures), size):
+                answers = ask(column.metric, pictures[i : i + size], samples[i : i + size], self.features)
+                self.scores[column.name, what] += map(_number, answers)
+            self.seconds[column.name] += time.perf_counter() - start
+            self.asked[column.name] += len(pictures)
+
+    def values(self, column: str, what: str) -> Values:
+        return np.array(self.scores[column, what], dtype=np.float64)
+
+
+def _number(score: Score) -> float:
+    return math.nan if isinstance(score, Unscored) else float(score)
+
+
+def _worse_by(metric: Metric, before: Values, after: Values) -> Values:
+    """Return how much worse scores are after, positive for worse, of those that are there both times."""
+    both = ~np.isnan(before) & ~np.isnan(after)
     sign = 1.0 if metric.higher_is_better else -1.0
-    found = []
-    for a, b in zip(whole, damaged, strict=True):
-        if not isinstance(a, Unscored) and not isinstance(b, Unscored):
-            found.append(0.0 if a == b else sign * (float(a) - float(b)))
-    return found
+    with np.errstate(invalid="ignore"):  # of two infinities: equal
+        return np.where(before[both] == after[both], 0.0, sign * (before[both] - after[both]))
 
 
-def _finding(metric: str, damage: str, changes: Sequence[float]) -> Finding:
-    n, worse, better = len(changes), sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+def _finding(metric: Metric, column: str, name: str, sheet: _Sheet) -> Finding:
+    order = ORDERS.get(name)
+    before, after = (order.better, order.worse) if order else ("", name)
+    changes = _worse_by(metric, sheet.values(column, before), sheet.values(column, after))
+    asked = is_for(metric, "order" if order else DAMAGES[name].kind)
+    n, worse, better = len(changes), int((changes > 0).sum()), int((changes < 0).sum())
     if not n:
-        return Finding(metric, damage, 0, 0, 0, math.nan, math.nan, math.nan, "too few")
+        return Finding(column, name, 0, 0, 0, math.nan, math.nan, math.nan, "too few", asked)
     low, high = wilson(worse, n)
     verdict = "blind"
     if n < LEAST:
@@ -131,104 +236,63 @@ def _finding(metric: str, damage: str, changes: Sequence[float]) -> Finding:
         verdict = "detects"
     elif wilson(better, n).low > 0.5:
         verdict = "inverted"
-    return Finding(metric, damage, n, worse, better, low, high, max(map(abs, changes)), verdict)
+    return Finding(column, name, n, worse, better, low, high, float(np.abs(changes).max()), verdict, asked)
 
 
-def to_markdown(findings: Sequence[Finding]) -> str:
-    """Return a table: a row per damage, a column per metric; the share that scored worse, and the verdict in words."""
-    metrics = list(dict.fromkeys(f.metric for f in findings))
-    cells = {(f.metric, f.damage): f for f in findings}
-    lines = [
-        "| damage | " + " | ".join(metric.removesuffix("@standard").replace("_", " ") for metric in metrics) + " |",
-        "| --- |" + " ---: |" * len(metrics),
-    ]
-    for damage in dict.fromkeys(f.damage for f in findings):
-        shown = []
-        for metric in metrics:
-            one = cells[metric, damage]
-            text = f"{one.worse}/{one.n}"
-            words = {"detects": text, "inverted": f"**{text} inverted**"}
-            shown.append(words.get(one.verdict, f"{text} {one.verdict}"))
-        lines.append(f"| {damage} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+def _audited(column: Column, sheet: _Sheet, damages: Sequence[str]) -> Audited:
+    means = {name: _mean(sheet.values(column.name, name)) for name in ["", *damages]}
+    sign = -1.0 if column.metric.higher_is_better else 1.0
+    worst = max(damages, key=lambda name: -math.inf if math.isnan(means[name]) else sign * means[name], default="")
+    seconds = sheet.seconds[column.name] / max(sheet.asked[column.name], 1)
+    return Audited(column.description, column.metric.region, seconds, means[""], (worst, means[worst]))
 
 
-def to_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
-    """Return findings as JSON; an infinite or missing number is ``None``."""
-    rows = [asdict(finding) for finding in findings]
-    return [{k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()} for row in rows]
+def _mean(values: Values) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
-# Damages ------------------------------------------------------------------------------------------------------------
+# Stability ----------------------------------------------------------------------------------------------------------
 
 
-def _in_hole(sample: Sample, changed: npt.NDArray[np.generic], whole: bool = False) -> Question:
-    values = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
-    return (values if whole else np.where(sample.hole[..., None], values, sample.image)), sample
+def _ask_unchanged(sheet: _Sheet, samples: Sequence[Sample]) -> None:
+    """Score images before and after changes that nobody sees."""
+    noisy = [_levels(s.image + _rng(s).normal(0, 5, s.image.shape)) for s in samples]
+    sheet.ask("noise", noisy, samples)
+    sheet.ask("batch size", noisy, samples, batch=1)
+    for change, make in CHANGES.items():
+        if make is not None:
+            sheet.ask(change, [make(p, _rng(s)) for p, s in zip(noisy, samples, strict=True)], samples)
 
 
-def _blurred(sample: Sample, sd: float) -> Question:
-    return _in_hole(sample, np.asarray(Image.fromarray(sample.image).filter(ImageFilter.GaussianBlur(sd))))
+def _levels(values: npt.NDArray[np.generic]) -> Picture:
+    rounded: Picture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return rounded
 
 
-def _jpeg(sample: Sample, quality: int) -> Question:
+def _as_png(picture: Picture, _: np.random.Generator) -> Picture:
     buffer = io.BytesIO()
-    Image.fromarray(sample.image).save(buffer, "JPEG", quality=quality)
-    return _in_hole(sample, np.asarray(Image.open(buffer, formats=["JPEG"])))
+    Image.fromarray(picture).save(buffer, "PNG")
+    return np.array(Image.open(buffer, formats=["PNG"]))
 
 
-def _noisy(sample: Sample, rng: np.random.Generator, sd: float) -> Question:
-    return _in_hole(sample, sample.image + rng.normal(0, sd, sample.image.shape))
+def _one_level(picture: Picture, rng: np.random.Generator) -> Picture:
+    return _levels(picture + rng.choice([-1.0, 1.0], picture.shape))
 
 
-def _scaled(sample: Sample, what: str, factor: float, whole: bool) -> Question:
-    image = sample.image.astype(np.float64)
-    grey = {"brightness": 0.0, "contrast": image.mean(), "saturation": image.mean(axis=2, keepdims=True)}[what]
-    return _in_hole(sample, grey + factor * (image - grey), whole)
+def _resized(picture: Picture, _: np.random.Generator) -> Picture:
+    height, width = picture.shape[:2]
+    larger = Image.fromarray(picture).resize((width + 1, height + 1), Image.Resampling.BICUBIC)
+    return np.asarray(larger.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _neighbour(sample: Sample) -> Question:
-    """Copy what lies beside the hole into it, by its own width."""
-    columns = np.flatnonzero(sample.hole.any(axis=0))
-    shift = int(columns[-1] - columns[0] + 1) if columns.size else 1
-    return _in_hole(sample, np.roll(sample.image, min(shift, sample.image.shape[1] // 2), axis=1))
+CHANGES = {"batch size": None, "PNG": _as_png, "1 grey level": _one_level, "resized by 1 pixel": _resized}
 
 
-def _moved_hole(sample: Sample) -> Question:
-    step = max(1, round(16 * min(sample.hole.shape) / 512))
-    return sample.image, replace(sample, hole=np.roll(sample.hole, (step, step), axis=(0, 1)))
-
-
-def _enlarged(sample: Sample) -> Question:
-    height, width = sample.image.shape[:2]
-    middle = sample.image[height // 4 : height - height // 4, width // 4 : width - width // 4]
-    return np.asarray(Image.fromarray(middle).resize((width, height), Image.Resampling.BICUBIC)), sample
-
-
-def _toned(what: str, factor: float, whole: bool) -> Damage:
-    return lambda sample, _, __: _scaled(sample, what, factor, whole)
-
-
-DAMAGES: dict[str, Damage] = {
-    "blur 1": lambda s, _, __: _blurred(s, 1.0),
-    "blur 2": lambda s, _, __: _blurred(s, 2.0),
-    "blur 4": lambda s, _, __: _blurred(s, 4.0),
-    "JPEG 50": lambda s, _, __: _jpeg(s, 50),
-    "JPEG 20": lambda s, _, __: _jpeg(s, 20),
-    "noise 5": lambda s, _, rng: _noisy(s, rng, 5.0),
-    "noise 15": lambda s, _, rng: _noisy(s, rng, 15.0),
-    **{
-        f"{what} x{factor} {'everywhere' if whole else 'in the hole'}": _toned(what, factor, whole)
-        for what in ("brightness", "contrast", "saturation")
-        for factor in (0.8, 1.2)
-        for whole in (False, True)
-    },
-    "step of 12 levels": lambda s, _, __: _in_hole(s, s.image + 12.0),
-    "neighbourhood copied in": lambda s, _, __: _neighbour(s),
-    "another image's content": lambda s, o, _: _in_hole(s, o.image),
-    "grey hole": lambda s, _, __: _in_hole(s, np.full_like(s.image, 127)),
-    "black image": lambda s, _, __: (np.zeros_like(s.image), s),
-    "another image's caption": lambda s, o, _: (s.image, replace(s, prompt=o.prompt)),
-    "hole moved": lambda s, _, __: _moved_hole(s),
-    "middle enlarged twice": lambda s, _, __: _enlarged(s),
-}
+def _stability(column: str, change: str, sheet: _Sheet) -> Stability:
+    before, after = sheet.values(column, "noise"), sheet.values(column, change)
+    both = np.isfinite(before) & np.isfinite(after)
+    moved = np.abs(after[both] - before[both])
+    if not moved.size:
+        return Stability(column, change, 0, math.nan, math.nan)
+    return Stability(column, change, int(moved.size), float(moved.max()), float(before[both].std()))

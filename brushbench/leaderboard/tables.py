@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from brushbench.leaderboard.audited import audited, inverts
 from brushbench.leaderboard.columns import Column, choose, identity, make_column
 from brushbench.leaderboard.gather import Gathered, Question, gather, of_splits, open_runs
 from brushbench.leaderboard.ranking import Entry, rank
@@ -156,7 +157,8 @@ def make_tables(
     groups: dict[_Key, list[Gathered]] = {}
     for part in found:
         groups.setdefault(_key(part.question), []).append(part)
-    tables = [_table(key, parts, shown, protocol, sort, intervals) for key, parts in groups.items()]
+    by_default = metrics is None
+    tables = [_table(key, parts, shown, protocol, sort, intervals, by_default) for key, parts in groups.items()]
     scored = {id(part.run) for part in everything}
     waiting = [run for run in runs if id(run) not in scored]
     tables = [_with_unscored(t, parts, waiting) for t, parts in zip(tables, groups.values(), strict=True)]
@@ -187,12 +189,16 @@ def _key(question: Question) -> _Key:
 
 
 def _table(
-    key: _Key, parts: Sequence[Gathered], shown: Sequence[str], protocol: str, sort: str | None, intervals: bool
-) -> Table:
+    key: _Key, parts: Sequence[Gathered], shown: Sequence[str], protocol: str, sort: str | None, intervals: bool,
+    by_default: bool,
+) -> Table:  # fmt: skip
     metrics = [metric for metric in shown if any(metric in part.columns for part in parts)]
     headers = {m: [(p.run.path, p.headers[m]) for p in parts if m in p.columns] for m in metrics}
-    columns = [make_column(metric, protocol, headers[metric]) for metric in metrics]
+    benchmark = parts[0].run.header.benchmark.name
+    columns = [_with_audit(make_column(m, protocol, headers[m]), benchmark, key.split, headers[m]) for m in metrics]
     columns = _fold_equal(columns, headers, parts)
+    withheld = _withheld(columns, benchmark, headers, sort) if by_default else []
+    columns = [column for column in columns if column not in withheld]
     summaries = _summaries(columns, parts, intervals)
     ranks = _ranks(columns, parts)
     names = _names(parts)
@@ -213,8 +219,44 @@ def _table(
     ids = parts[0].question.ids
     return Table(
         key.benchmark, key.questions, len(ids), key.split, key.prompt_variant, protocol, key.group, tuple(columns),
-        tuple(rows),
+        tuple(rows), _why_withheld(withheld, benchmark),
     )  # fmt: skip
+
+
+Headers = Sequence[tuple[Path, Mapping[str, Any]]]
+
+
+def _with_audit(column: Column, benchmark: str, split: str, headers: Headers) -> Column:
+    """Add what the committed audit of this benchmark and split found."""
+    found = audited(benchmark, f"{column.metric}@{headers[0][1].get('protocol')}", headers[0][1], split)
+    notes = [note for one in found if (note := one.footnote())]
+    return replace(column, caveats=(*column.caveats, *notes)) if notes else column
+
+
+def _withheld(
+    columns: Sequence[Column], benchmark: str, headers: Mapping[str, Headers], sort: str | None
+) -> list[Column]:
+    """Return the columns of small models that scored damaged images higher in the committed audit of this benchmark.
+
+    A column that the table is sorted by stays, and so do all of them where nothing else is left.
+    """
+    found = [
+        column
+        for column in columns
+        for header in [headers[column.metric][0][1]]
+        if column.tiny and sort not in (column.metric, *column.same_as)
+        if inverts(audited(benchmark, f"{column.metric}@{header.get('protocol')}", header))
+    ]
+    return found if len(found) < len(columns) else []
+
+
+def _why_withheld(columns: Sequence[Column], benchmark: str) -> tuple[str, ...]:
+    if not columns:
+        return ()
+    names = [name for column in columns for name in (column.metric, *column.same_as)]
+    listed = ", ".join(name.replace("_", " ") for name in names)
+    why = f"in the audit of {benchmark} their small models scored damaged images higher"
+    return (f"Not shown: {listed}: {why}; show them with --metrics {','.join(names)}",)
 
 
 def _order(row: Row, column: Column) -> float:
