@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from brushbench.cli.console import check_complete, show_runs
+from brushbench.cli.console import check_complete, say, show_runs
 from brushbench.cli.data import load
 from brushbench.cli.options import DataOptions, FailureOptions, ScoreOptions, TableOptions, shared_options
 from brushbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from brushbench.evaluation import Scoring
+    from brushbench.runs import Run
 
 app = typer.Typer()
 
@@ -34,10 +39,11 @@ def score(
         Path | None, typer.Option("--out", "-o", help="Parent folder of the run. Default: runs/BENCHMARK.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --images wrote.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes that share the work.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
     """Score a run again, or score images that were generated elsewhere. Other columns are left alone."""
-    from brushbench.evaluation import Scoring, rescore, score_images
+    from brushbench.evaluation import Scoring
 
     if (run is None) == (images is None):
         raise UsageError("Name either a run's folder or --images DIR, not both and not neither.")
@@ -52,18 +58,46 @@ def score(
     if run is not None and any(images_only.values()):
         given = ", ".join(f"--{option}" for option, value in images_only.items() if value)
         raise UsageError(f"{given}: a run's folder says that itself. Leave it out, or score --images DIR.")
+    if overwrite and jobs > 1:
+        raise UsageError(
+            "--overwrite would remove what other processes write. Delete the run first, or leave --jobs out."
+        )
     wanted = Scoring(
         scoring.metrics, scoring.variants, metric_weights(scoring.weights), device, low_memory=scoring.low_memory
     )
     if run is not None:
-        done = rescore(run, benchmark=data.bench, data=data.data, scoring=wanted)
+        work = partial(_score_run, run, data, wanted)
     elif images is not None:
-        benchmark = load(data.bench or "photos", data)
         label = name or images.expanduser().resolve().name.lstrip(".") or "images"
-        folder = (out or Path("runs") / benchmark.name) / label
-        done = score_images(str(images), benchmark, name=label, out=folder, scoring=wanted, overwrite=overwrite)
+        work = partial(_score_images, images, data, wanted, label, out, overwrite)
+    if jobs == 1:
+        done = work()
+    else:
+        from brushbench.engines.jobs import share
+
+        say(f"{jobs} processes share the work; the bars show the first one's part.")
+        done = share(work, jobs, elsewhere=work)
     show_runs([done], table)
     check_complete([done], failures.max_failed)
+
+
+def _score_run(run: Path, data: DataOptions, scoring: Scoring, shard: str | None = None) -> Run:
+    from brushbench.evaluation import rescore
+
+    return rescore(run, benchmark=data.bench, data=data.data, scoring=scoring, shard=shard)
+
+
+def _score_images(
+    images: Path, data: DataOptions, scoring: Scoring, label: str, out: Path | None, overwrite: bool,
+    shard: str | None = None,
+) -> Run:  # fmt: skip
+    from brushbench.evaluation import score_images
+
+    benchmark = load(data.bench or "photos", data)
+    folder = (out or Path("runs") / benchmark.name) / label
+    return score_images(
+        str(images), benchmark, name=label, out=folder, scoring=scoring, overwrite=overwrite, shard=shard
+    )
 
 
 def metric_weights(pairs: list[str] | None) -> dict[str, str]:

@@ -207,6 +207,7 @@ def score_images(
     out: str | Path | None = None,
     scoring: Scoring | None = None,
     overwrite: bool = False,
+    shard: str | None = None,
     notify: Callable[[str], None] = say,
 ) -> Run:
     """Score pictures that were made elsewhere; a picture that is not there counts as missing.
@@ -218,6 +219,7 @@ def score_images(
         out: the run's folder; ``runs/BENCHMARK/NAME`` by default.
         scoring: what to compute.
         overwrite: remove the run that ``out`` holds, such as one of another folder of images.
+        shard: ``i/n``: this process scores part i of n; the last one to finish merges.
         notify: called with sentences for a person.
 
     Raises:
@@ -233,7 +235,8 @@ def score_images(
             f"{source.path_of(*benchmark.keys[0])}, or score on another benchmark with --bench."
         )
     header = make_header(source, benchmark, configure(Spec("images", {}), benchmark, name=name))
-    scoring, session = scoring or Scoring(), Session(rescan=True, overwrite=overwrite)
+    part = Shard.parse(shard) if shard else Shard()
+    scoring, session = scoring or Scoring(), Session(part, rescan=True, overwrite=overwrite, announce=shard is None)
     folder = _make(source, benchmark, header, scoring, out, session, notify)
     return _scored(folder, benchmark, scoring, session, notify)
 
@@ -244,6 +247,7 @@ def rescore(
     benchmark: str | Path | Benchmark | None = None,
     data: str | Path | None = None,
     scoring: Scoring | None = None,
+    shard: str | None = None,
     notify: Callable[[str], None] = say,
 ) -> Run:
     """Add or redo columns of a run whose images are generated; every other column stays as it is.
@@ -254,6 +258,7 @@ def rescore(
             Code is never run because a record names it.
         data: the benchmark's folder, where it is neither embedded nor still where the run found it.
         scoring: what to compute.
+        shard: as in :func:`score_images`.
         notify: called with sentences for a person.
 
     Raises:
@@ -263,7 +268,8 @@ def rescore(
     scoring = scoring or Scoring()
     choose_columns(scoring.metrics)
     run = Run.open(path)
-    _tell(score(RunFolder(path), benchmark_of(run, benchmark, data), scoring, redo=True), notify)
+    part = Shard.parse(shard) if shard else Shard()
+    _tell(score(RunFolder(path), benchmark_of(run, benchmark, data), scoring, part, redo=True), notify)
     return Run.open(path)
 
 

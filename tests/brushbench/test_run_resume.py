@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+import brushbench
+from baselines.telea import Telea
+from brushbench.evaluation import Scoring, rescore, score_images
 from brushbench.store import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +100,32 @@ def test_two_jobs_equal_the_whole(data: Path, whole: dict[str, str], tmp_path: P
     assert "2 processes share the work" in done.stderr
     assert done.stderr.count("noise: generate: 8/8") == 1  # the first process's share of 15, in batches of 2
     assert "psnr" in done.stdout
+
+
+def test_a_run_and_images_scored_by_two_jobs_equal_those_scored_by_one(data: Path, tmp_path: Path) -> None:
+    def score(*more: str) -> str:
+        asked = [sys.executable, "-m", "brushbench", "score", *more, "--metrics", "psnr,mse", "--data", str(data)]
+        return subprocess.run([*asked, "--jobs", "2"], env=environment(), capture_output=True, text=True).stderr
+
+    scoring, one, two = Scoring("psnr,mse"), tmp_path / "1", tmp_path / "2"
+    made = brushbench.evaluate(Telea(), data, out=one / "run", limit=3, batch_size=1, metrics="none")
+    shutil.copytree(one / "run", two / "run")
+    rescore(one / "run", data=data, scoring=scoring)
+    assert "2 processes share the work" in score(str(two / "run"))
+    images, benchmark = tmp_path / "images", brushbench.load_benchmark(data, limit=3)
+    for split in ("inside", "outside"):
+        shutil.copytree(made.path / "pictures" / split / "0", images / split)
+    score_images(images, benchmark, name="images", out=one / "images", scoring=scoring)
+    score("--images", str(images), "--bench", "brushbench", "--limit", "3", "--out", str(two))
+    for name in ("run", "images"):
+        assert contents(one / name) == contents(two / name)
+
+
+def test_overwriting_and_jobs_are_not_mixed_in_score(tmp_path: Path) -> None:
+    asked = [sys.executable, "-m", "brushbench", "score", "--images", str(tmp_path), "--overwrite", "--jobs", "2"]
+    mixed = subprocess.run(asked, env=environment(), capture_output=True, text=True)
+    assert mixed.returncode == 2
+    assert "Delete the run first" in mixed.stderr
 
 
 def test_a_job_that_fails_says_why_and_keeps_what_is_made(data: Path, whole: dict[str, str], tmp_path: Path) -> None:
