@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     import numpy.typing as npt
     from torch import Tensor
@@ -85,6 +85,7 @@ class Features:
         self.computed: Counter[str] = Counter()
         self.shared: Counter[str] = Counter()
         self._models: dict[str, Any] = {}
+        self._made: dict[Hashable, Any] = {}
         self._embeddings: _Recent[npt.NDArray[np.float64]] = _Recent(embedding_bytes, lambda array: array.nbytes)
         self._references: _Recent[list[Tensor]] = _Recent(reference_bytes, lambda maps: sum(m.nbytes for m in maps))
 
@@ -106,6 +107,13 @@ class Features:
     def drop_models(self) -> None:
         """Let go of every model; what was computed with them is still remembered."""
         self._models.clear()
+
+    def once(self, key: Hashable, build: Callable[[], T]) -> T:
+        """Return what ``build`` made at the first call with that key, such as a metric whose weights are checked."""
+        if key not in self._made:
+            self._made[key] = build()
+        found: T = self._made[key]
+        return found
 
     def images(
         self, key: str, batch: npt.NDArray[Any], compute: Callable[[], npt.NDArray[np.float64]], *also: str

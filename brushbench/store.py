@@ -13,7 +13,8 @@
     locks/                          one per batch, one for beginning, one for merging
 
 A batch counts only when its ``batches/`` file exists, which is renamed into place after its pictures. So a crash
-costs the batch under way. Runs of schema 1 number their batches through: ``batches/000000.json``.
+costs the batch under way, and the one being written. Runs of schema 1 number their batches through:
+``batches/000000.json``.
 """
 
 from __future__ import annotations

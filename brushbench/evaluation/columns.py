@@ -16,6 +16,7 @@ from brushbench import registry
 from brushbench.errors import UsageError, WeightsError, reason_of
 from brushbench.evaluation.loading import load_metric
 from brushbench.evaluation.provenance import code_of
+from brushbench.features import Features
 from brushbench.metrics.base import CAPTION_CUT
 from brushbench.metrics.plugins import metric_class
 from brushbench.store import ScoreRow
@@ -144,12 +145,16 @@ def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], 
     pairs = choose_columns(scoring.metrics)
     if scoring.metrics == "auto":
         pairs = [pair for pair in pairs if _suits(pair[0], benchmark)]
+    features = scoring.features or Features()
     columns: dict[str, Column] = {}
     unavailable: dict[str, str] = {}
     for name, protocol in pairs:
         weights = _named_weights(name, scoring.weights) or _own_weights(name, benchmark)
         try:
-            column = Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype))
+            column = features.once(
+                ("column", metric_class(name), protocol, weights, scoring.device, scoring.dtype),
+                functools.partial(_load_column, name, protocol, weights, scoring),
+            )
         except WeightsError as error:
             if name in scoring.weights:  # asked for by name: not to be passed over
                 raise type(error)(for_cli(error, name)) from None
@@ -160,6 +165,10 @@ def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], 
             raise UsageError(f"Two metrics fill the column {column.name!r}. Change the `name` of one, or leave it out.")
         columns[column.name] = column
     return list(columns.values()), unavailable
+
+
+def _load_column(name: str, protocol: str, weights: str | None, scoring: Scoring) -> Column:
+    return Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype))
 
 
 def for_cli(error: WeightsError, name: str) -> str:

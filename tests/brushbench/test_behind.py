@@ -11,7 +11,9 @@ import pytest
 
 import brushbench
 from brushbench.errors import RunError
+from brushbench.evaluation import Scoring, columns
 from brushbench.evaluation.behind import Behind
+from brushbench.features import Features
 from brushbench.store import RunFolder
 from tests.brushbench import toys
 from tests.brushbench.test_run_resume import contents
@@ -112,3 +114,15 @@ def test_all_columns_are_merged_into_the_table_at_once(
     run = brushbench.evaluate(toys.Noise(), data, out=tmp_path / "r", metrics="psnr,mse,ssim", limit=1)
     assert written == [len(run.scores)]
     assert set(run.scores["metric"]) == {"psnr", "mse", "ssim"}
+
+
+def test_metrics_are_loaded_once_for_the_runs_that_share_features(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run of `eval` with several methods checked every metric's weights again."""
+    loaded, own = [], columns.load_metric
+    monkeypatch.setattr(columns, "load_metric", lambda *args: (loaded.append(args[0]), own(*args))[1])
+    benchmark, features = brushbench.load_benchmark(data), Features()
+    first, _ = columns.load_columns(Scoring("psnr,ssim", features=features), benchmark)
+    again, _ = columns.load_columns(Scoring("ssim,psnr@standard,mse", features=features), benchmark)
+    assert loaded == ["psnr", "psnr", "ssim", "mse", "mse"]  # under each of their protocols
+    assert again[0] is first[2]
+    assert again[1] is first[0]
