@@ -41,6 +41,7 @@ from brushbench.benchmarks.base import (
 from brushbench.benchmarks.holes import ArrayHole, BrushHole, HoleSource, MaskFile
 from brushbench.benchmarks.tables import CAPTION_COLUMNS, caption_in, column_of, extra_columns
 from brushbench.errors import BadRecordError, DataError, UnusableError, UsageError
+from brushbench.isolation import world_of
 from brushbench.masks import MaskError, hole_from_white
 from brushbench.pictures import ImageFile, open_picture, to_rgb
 from brushbench.types import JSON, SPLITS, Benchmark, Sample, as_hole, as_picture
@@ -82,7 +83,10 @@ def as_benchmark(data: object, split: str = "all", limit: int | None = None) -> 
         return _of_rows("dataframe", cast("Any", data).to_dict("records"), split, limit)
     ours = Benchmark in type(data).__mro__  # isinstance would look at every attribute, and so hash the files
     if not ours and not isinstance(data, _Samples):
-        raise UsageError(f"The benchmark is a {kind}, expected {TAKEN}.")
+        raise UsageError(
+            f"The benchmark is a {kind}, expected {TAKEN}. A class of your own derives from "
+            "brushbench.benchmarks.base.LazyBenchmark, or has name, keys, manifest, a length and samples."
+        )
     benchmark = cast("Benchmark", data) if ours else _Foreign(cast("_Samples", data))
     if split != "all" or limit not in (None, benchmark.limit):
         raise UsageError("The benchmark is loaded already. Give split and limit to load_benchmark, not here.")
@@ -119,7 +123,8 @@ class _Foreign(Benchmark):
         return len(self._samples)
 
     def __getitem__(self, index: int, /) -> Sample:
-        return self._samples[index]
+        with world_of(type(self._samples)):
+            return self._samples[index]
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -190,7 +195,8 @@ class SampleList(Benchmark):
         return len(self._samples)
 
     def __getitem__(self, index: int, /) -> Sample:
-        return self._samples[index]
+        with world_of(type(self._samples)):
+            return self._samples[index]
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._samples)

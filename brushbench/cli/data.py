@@ -58,6 +58,14 @@ def preview(
 # How commands load a benchmark ----------------------------------------------------------------------------------------
 
 
+def _takes(bench: str, option: str) -> bool:
+    """Whether a benchmark takes an option; to a folder, whose layout is recognised later, every one is passed on."""
+    from brushbench.registry import names, option_names, parse_spec, resolve
+
+    name = parse_spec(bench).name if not Path(bench).expanduser().exists() else ""
+    return not (name in names("benchmark") or ":" in name) or option in option_names(resolve("benchmark", name))
+
+
 def load(bench: str, options: DataOptions, quiet: bool = False) -> Benchmark:
     """Load a benchmark as ``--data``, ``--split``, ``--limit`` and ``--skip-bad`` say; name what was left out.
 
@@ -70,15 +78,15 @@ def load(bench: str, options: DataOptions, quiet: bool = False) -> Benchmark:
         UsageError: ``--data`` for a benchmark that takes no folder, or a second folder.
     """
     from brushbench.evaluation import load_benchmark
-    from brushbench.registry import names, option_names, parse_spec, resolve
+    from brushbench.registry import names
 
     data = options.data
     if data and bench not in names("benchmark") and Path(bench).expanduser().is_dir():
         raise UsageError(f"--bench {bench} is a folder, and --data {data} another. Leave one of them out.")
-    if data and "root" not in option_names(resolve("benchmark", parse_spec(bench).name)):
+    if data and not _takes(bench, "root"):
         raise UsageError(f"The benchmark {bench!r} is embedded. Leave --data out.")
     where = {"root": str(data.expanduser().resolve())} if data else {}
-    skip = {"skip_bad": True} if options.skip_bad else {}
+    skip = {"skip_bad": True} if options.skip_bad and (not quiet or _takes(bench, "skip_bad")) else {}
     benchmark = load_benchmark(bench, options.split, options.limit, **where, **skip)
     skipped = benchmark.skipped if options.skip_bad and not quiet else []
     for note in () if quiet else benchmark.notes:

@@ -10,6 +10,7 @@ from typing import Any
 
 from brushbench import registry
 from brushbench.benchmarks import layout_of
+from brushbench.benchmarks.memory import as_benchmark
 from brushbench.errors import DataError, UnknownNameError, UsageError
 from brushbench.metrics.plugins import load_metric
 from brushbench.registry import Spec, parse_spec
@@ -49,17 +50,20 @@ def load_benchmark(
     context = {"split": split if isinstance(split, str) else ",".join(split), "limit": limit, **options}
     cls = registry.resolve("benchmark", name)
     known = registry.option_names(cls)
-    for key in context:
-        if key not in known:
+    defaults = {"split": "all", "limit": None}
+    for key, value in context.items():
+        if key not in known and (key not in defaults or value != defaults[key]):
             raise UnknownNameError(f"option of benchmark {name!r}", key, known)
     needs_root = inspect.signature(cls).parameters.get("root")
     if needs_root and needs_root.default is inspect.Parameter.empty and "root" not in {**spec.options, **options}:
         raise UsageError(f"The benchmark {name!r} is not embedded. Name its folder with --data (in Python root=).")
-    benchmark: Benchmark = registry.build("benchmark", Spec(name, spec.options), context)
+    benchmark = as_benchmark(registry.build("benchmark", Spec(name, spec.options), context))
     loaded_with = {**spec.options, **{key: str(value) for key, value in options.items()}}
     if "root" in loaded_with:  # the run may be scored again from elsewhere
         loaded_with["root"] = str(Path(loaded_with["root"]).expanduser().resolve())
     benchmark.spec, benchmark.loaded_with = name, loaded_with
+    if benchmark.limit is None:  # of a class that does not say so itself
+        benchmark.limit = limit
     return benchmark
 
 

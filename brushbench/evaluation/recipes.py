@@ -293,7 +293,8 @@ def benchmark_of(
     other = loaded.manifest.get("sha256") != run.header.benchmark.sha256
     if other and not mended_records(RunFolder(run.path), loaded):
         raise RunError(
-            f"{run.path} was made on other data than {loaded.name!r} holds now. Name the right folder with --data."
+            f"{run.path} was made on other data than {loaded.name!r} holds now. Name the right folder with --data, or "
+            "another benchmark with --bench."
         )
     return loaded
 
@@ -304,6 +305,9 @@ def _load_again(run: Run, benchmark: str | Path | Benchmark | None, data: str | 
         return as_benchmark(benchmark, *((",".join(run.config.splits), run.config.limit) if lists else ()))
     root = {"root": str(data)} if data else {}
     if benchmark is not None:
+        spec = parse_spec(str(benchmark))
+        if ":" in spec.name and not Path(benchmark).expanduser().exists():
+            return _load_class(run, spec, root)
         return load_benchmark(benchmark, run.config.splits, run.config.limit, **root)
     name, options = run.header.bench.name, {**run.header.bench.options, **root}
     if name not in registry.BUILTIN["benchmark"]:
@@ -320,6 +324,14 @@ def _load_again(run: Run, benchmark: str | Path | Benchmark | None, data: str | 
         "benchmark", Spec(name, options), {"split": ",".join(run.config.splits), "limit": run.config.limit}
     )
     return found
+
+
+def _load_class(run: Run, spec: Spec, root: Mapping[str, str]) -> Benchmark:
+    """Load a benchmark class that was named for a run: with the options of its record, where no others are given."""
+    known = registry.option_names(registry.resolve("benchmark", spec.name))
+    split = run.config.splits if "split" in known else "all"
+    limit = run.config.limit if "limit" in known else None
+    return load_benchmark(Spec(spec.name, {**run.header.bench.options, **spec.options}), split, limit, **root)
 
 
 def inpaint_one(

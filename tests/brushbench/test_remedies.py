@@ -272,6 +272,47 @@ def test_a_file_without_its_class_is_completed(brushbench: Command, tmp_path: Pa
     brushbench("eval -m mine.py:Mine --bench d --metrics psnr --name mine")
 
 
+FOREIGN = """
+import hashlib
+from pathlib import Path
+import numpy as np
+from brushbench.types import Sample
+
+class Mine:
+    def __init__(self, root: str, count: int = 3):
+        rng, hole = np.random.default_rng(int(Path(root, "seed.txt").read_text())), np.eye(24, dtype=bool)
+        pictures = [rng.integers(0, 256, (24, 24, 3), dtype=np.uint8) for _ in range(count)]
+        self.samples = [Sample(f"s{i}", picture, hole, "x", "inside") for i, picture in enumerate(pictures)]
+        self.name, self.keys = "mine", [(sample.id, sample.split) for sample in self.samples]
+        self.manifest = {"name": "mine", "sha256": hashlib.sha256(np.stack(pictures).tobytes()).hexdigest()}
+    def __len__(self): return len(self.samples)
+    def __getitem__(self, index): return self.samples[index]
+
+class Bare:
+    def __len__(self): return 1
+"""
+
+
+def test_a_benchmark_class_of_ones_own_is_named_again_with_the_options_of_its_run(
+    brushbench: Command, tmp_path: Path
+) -> None:
+    """Only a class with all attributes of `Benchmark`, `split` and `limit` could be used; `data check` took none."""
+    (tmp_path / "mybench.py").write_text(FOREIGN)
+    (tmp_path / "d" / "seed.txt").write_text("1")
+    brushbench("eval -m telea --bench mybench.py:Mine,count=2 --data d --metrics psnr")
+    told = brushbench("score runs/mine/telea --metrics mse", 2)
+    assert "Name the benchmark yourself with --bench file.py:Class." in told
+    brushbench("score runs/mine/telea --metrics mse --bench mybench.py:Mine")
+    told = brushbench("score runs/mine/telea --metrics mse --bench mybench.py:Mine,count=3", 3)
+    assert "with --data, or another benchmark with --bench" in told
+    (tmp_path / "d").rename(tmp_path / "moved")
+    brushbench("score runs/mine/telea --metrics mse --bench mybench.py:Mine --data moved")
+    assert "bad records: 0" in brushbench("data check mybench.py:Mine --data moved")
+    assert "derives from brushbench.benchmarks.base.LazyBenchmark, or has name" in brushbench(
+        "data check mybench.py:Bare", 2
+    )
+
+
 # Every message --------------------------------------------------------------------------------------------------------
 
 
