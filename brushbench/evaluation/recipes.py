@@ -331,7 +331,7 @@ def _load_class(run: Run, spec: Spec, root: Mapping[str, str]) -> Benchmark:
     known = registry.option_names(registry.resolve("benchmark", spec.name))
     split = run.config.splits if "split" in known else "all"
     limit = run.config.limit if "limit" in known else None
-    return load_benchmark(Spec(spec.name, {**run.header.bench.options, **spec.options}), split, limit, **root)
+    return load_benchmark(Spec(spec.name, {**run.header.bench.options, **spec.options, **root}), split, limit)
 
 
 def inpaint_one(
