@@ -1,0 +1,1 @@
+"""Ours, and not the package of this name that torch-fidelity installs."""
