@@ -15,7 +15,7 @@ from brushbench.leaderboard.columns import ordered
 from brushbench.leaderboard.grid import CellText, Grid, Heading
 from brushbench.leaderboard.render import render_grid
 from brushbench.runs import Run
-from brushbench.scoresets import ColumnKey, Pair, ScoreSet, from_run, pair, unlike
+from brushbench.scoresets import ColumnKey, Pair, ScoreSet, from_run, pair, refuse_sets, unlike
 from brushbench.stats import SMALLEST, paired_difference
 
 __all__ = ["FORMATS", "Change", "Compared", "Comparison", "compare"]
@@ -144,6 +144,7 @@ def compare(
         RunError: the two cannot be paired: other data, other samples, or no column computed alike.
         UsageError: an unknown metric or split.
     """
+    refuse_sets(metrics or (), "compare")
     runs = [run if isinstance(run, Run) else Run.open(run) for run in (a, b)]
     first, second = map(from_run, runs)
     if runs[0].label == runs[1].label:

@@ -22,6 +22,7 @@ from brushbench.plugins import annotations_of, explained, literal, load_file, lo
 
 __all__ = [
     "BUILTIN",
+    "OF_SETS",
     "Kind",
     "Spec",
     "build",
@@ -79,6 +80,8 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "hps_v2": "brushbench.metrics.hps:HpsV2",
         "hps_v2.1": "brushbench.metrics.hps:HpsV21",
         "pick_score": "brushbench.metrics.pick_score:PickScore",
+        "fid": "brushbench.metrics.fid:FID",
+        "kid": "brushbench.metrics.kid:KID",
         "inpaint_reward": "brushbench.metrics.inpaint_reward:InpaintReward",
     },
     "benchmark": {
@@ -90,6 +93,7 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
     },
 }
 COMMA = 'A comma separates options; a name or a value with a comma in it is quoted: "a,b.py:Mine",key="c,d".'
+OF_SETS = frozenset({"fid", "kid"})  # metrics of whole sets of images, which nothing pairs by sample
 OUTSIDE_QUOTES = r',(?=(?:[^"]*"[^"]*")*[^"]*$)'  # a comma followed by whole pairs of quotes
 GROUPS: Mapping[Kind, str] = {
     "model": "brushbench.inpainters",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +21,37 @@ from brushbench.types import JSON, PROTOCOLS, Picture
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CELL", "Run", "check_protocol", "per_sample"]
+__all__ = ["CELL", "Run", "SetValue", "check_protocol", "per_sample", "set_digest"]
 
 STALE = "it was scored before its image was generated again; score the run again"
 CELL = ["split", "prompt_variant", "variant", "metric", "protocol"]
+
+
+@dataclass(frozen=True)
+class SetValue:
+    """One number for a set of images, such as FID, as a run stores it.
+
+    Attributes:
+        column: ``name@protocol``.
+        split, prompt_variant, variant: which images.
+        n: of them.
+        value, low, high: NaN where there are too few.
+    """
+
+    column: str
+    split: str
+    prompt_variant: str
+    variant: str
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+def set_digest(rows: Sequence[PictureRow]) -> str:
+    """Return one SHA-256 for a set of images: another image, or one more, gives another."""
+    content = sorted(f"{row.sample} {row.repeat} {row.sha256}" for row in rows)
+    return hashlib.sha256("\n".join(content).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 class Run:
@@ -76,6 +106,23 @@ class Run:
         current = np.array(self._folder.is_current(table), dtype=bool)
         return table.assign(value=table["value"].where(current), reason=table["reason"].where(current, STALE))
 
+    def set_scores(self) -> list[SetValue]:
+        """Return the scores of whole sets that were computed from the images that are there now."""
+        headers = {column: header for column, header in self.metrics.items() if header.get("sets")}
+        if not headers:
+            return []
+        answered: dict[tuple[str, str], list[PictureRow]] = {}
+        for row in self.picture_rows():
+            if row.state == "ok" and row.repeat == 0:
+                answered.setdefault((row.split, row.meta.get("prompt_variant", "caption")), []).append(row)
+        digests = {key: set_digest(rows) for key, rows in answered.items()}
+        return [
+            SetValue(column, one["split"], one["prompt_variant"], one["variant"], one["n"], *_numbers(one))
+            for column, header in headers.items()
+            for one in header["sets"]
+            if digests.get((one["split"], one["prompt_variant"])) == one["images_sha256"]
+        ]
+
     def pictures(self) -> dict[str, int]:
         """Return how many pictures are in each state: ok, black, missing, failed, and ``planned`` in all."""
         counts = {"planned": self.header.plan.pictures, "ok": 0, "black": 0, "missing": 0, "failed": 0}
@@ -85,7 +132,7 @@ class Run:
 
     def protocols(self) -> set[str]:
         """Return the protocols under which there are scores."""
-        return self._folder.scored_protocols()
+        return self._folder.scored_protocols() | {one.column.partition("@")[2] for one in self.set_scores()}
 
     def metadata(self) -> dict[tuple[str, str], Mapping[str, str]]:
         """Return what the benchmark carries of each sample (category, style, …), by sample id and split."""
@@ -159,3 +206,7 @@ def check_protocol(protocol: str | None) -> None:
     """
     if protocol is not None and protocol not in PROTOCOLS:
         raise UsageError(f"No protocol {protocol!r}. Known: {', '.join(PROTOCOLS)}.")
+
+
+def _numbers(stored: Mapping[str, Any]) -> list[float]:
+    return [math.nan if stored[key] is None else float(stored[key]) for key in ("value", "low", "high")]

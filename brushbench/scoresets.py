@@ -6,19 +6,20 @@ A score set comes from a run's folder or from an accepted file. It is data: noth
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from brushbench.errors import RunError
+from brushbench import registry
+from brushbench.errors import RunError, UsageError
 from brushbench.leaderboard.columns import Column, changes, identity, make_column
 from brushbench.runs import Run, per_sample
 from brushbench.types import JSON
 
-__all__ = ["ColumnKey", "Pair", "ScoreSet", "from_run", "pair", "unlike"]
+__all__ = ["ColumnKey", "Pair", "ScoreSet", "from_run", "pair", "refuse_sets", "unlike"]
 
 Scores = npt.NDArray[np.float64]
 EXACT_PSNR = 100.0  # dB that stand for an identical image, whose PSNR is infinite: differences need a number
@@ -187,3 +188,17 @@ def pair(first: ScoreSet, second: ScoreSet, keys: Sequence[ColumnKey]) -> Iterat
         ids = tuple(sorted({*first.columns[key], *second.columns[key]}))
         rows = [np.array([s.columns[key].get(sample, math.nan) for sample in ids]) for s in (first, second)]
         yield Pair(key, make_column(key.metric, key.protocol, [("", theirs)]), ids, rows[0], rows[1])
+
+
+def refuse_sets(names: Iterable[str], what: str) -> None:
+    """Refuse metrics that are one number for a set of images: there is nothing to pair by sample.
+
+    Raises:
+        UsageError: one of the names is such a metric.
+    """
+    for name in names:
+        if name.partition("@")[0] in registry.OF_SETS:
+            raise UsageError(
+                f"{name} is one number for a set of images, not one per sample: {what} cannot pair it. Leave it out; "
+                "`brushbench leaderboard` shows it with its interval."
+            )

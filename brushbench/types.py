@@ -348,6 +348,7 @@ class Metric(Protocol):
         needs: the files it needs.
         required_meta: keys that a sample's ``meta`` must have; on other benchmarks ``--metrics auto`` leaves it out.
         reads_caption: whether the caption matters.
+        of_set: whether it is one number for a set of images, such as FID, and none per image.
         shown: whether tables show the column where it is not named.
     """
 
@@ -363,6 +364,7 @@ class Metric(Protocol):
     needs: ClassVar[tuple[Needs, ...]] = ()
     required_meta: ClassVar[tuple[str, ...]] = ()
     reads_caption: ClassVar[bool] = False
+    of_set: ClassVar[bool] = False
     shown: bool = True
 
     @classmethod

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from brushbench.store import PictureKey, RunFolder
     from brushbench.weights import Needs
 
-__all__ = ["Column", "choose_columns", "load_columns", "stored_rows"]
+__all__ = ["Column", "choose_columns", "for_cli", "load_columns", "stored_rows", "weights_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,14 +142,14 @@ def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], 
         UnknownNameError: no such metric.
         MissingWeightsError: weights that were named are not there.
     """
-    pairs = choose_columns(scoring.metrics)
+    pairs = [pair for pair in choose_columns(scoring.metrics) if not metric_class(pair[0]).of_set]
     if scoring.metrics == "auto":
         pairs = [pair for pair in pairs if _suits(pair[0], benchmark)]
     features = scoring.features or Features()
     columns: dict[str, Column] = {}
     unavailable: dict[str, str] = {}
     for name, protocol in pairs:
-        weights = _named_weights(name, scoring.weights) or _own_weights(name, benchmark)
+        weights = weights_of(name, scoring, benchmark)
         try:
             column = features.once(
                 ("column", metric_class(name), protocol, weights, scoring.device, scoring.dtype),
@@ -169,6 +169,11 @@ def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], 
 
 def _load_column(name: str, protocol: str, weights: str | None, scoring: Scoring) -> Column:
     return Column(load_metric(name, protocol, weights, scoring.device, scoring.dtype))
+
+
+def weights_of(name: str, scoring: Scoring, benchmark: Benchmark) -> str | None:
+    """Return the weights that a metric is loaded with: those that were named, or the benchmark's own small ones."""
+    return _named_weights(name, scoring.weights) or _own_weights(name, benchmark)
 
 
 def for_cli(error: WeightsError, name: str) -> str:

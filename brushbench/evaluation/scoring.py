@@ -15,6 +15,7 @@ from brushbench.evaluation.answers import ask
 from brushbench.evaluation.behind import Behind
 from brushbench.evaluation.columns import Column, for_cli, load_columns, stored_rows
 from brushbench.evaluation.plan import Batch, make_plan
+from brushbench.evaluation.sets import score_sets
 from brushbench.features import Features
 from brushbench.metrics.plugins import load_metric, metric_class
 from brushbench.progress import track
@@ -103,6 +104,8 @@ def score(
     for group in [[task] for task in todo] if scoring.low_memory else [todo]:
         _score_columns(folder, benchmark, run.config.name, mine, group, features)
         _merge_complete(folder, group, plan, benchmark)
+    if all(folder.is_committed(batch.name) for batch in plan):
+        unavailable |= score_sets(folder, benchmark, scoring, variants, redo)
     for name, reason in unavailable.items():
         if name not in folder.metric_headers():
             folder.record_metric(name, {"unavailable": reason})

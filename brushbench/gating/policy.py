@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from brushbench.errors import UnknownNameError, UsageError
-from brushbench.scoresets import ColumnKey, ScoreSet
+from brushbench.scoresets import ColumnKey, ScoreSet, refuse_sets
 from brushbench.types import PROTOCOLS
 from brushbench.variants import VARIANTS
 
@@ -101,6 +101,7 @@ class Policy(_Strict):
             UnknownNameError: a metric or a split of the policy that the accepted run does not have.
         """
         named = self.metrics or {m: MetricPolicy() for m in DEFAULT_GATED if _has(accepted, m, "standard", "raw")}
+        refuse_sets(named, "the gate")
         found: dict[ColumnKey, MetricPolicy] = {}
         for name, own in named.items():
             metric, _, protocol = name.partition("@")

@@ -35,6 +35,7 @@ _NOT_IDENTITY = {
     "shown",
     "identity",
     "scores_sha256",
+    "sets",
 }
 
 

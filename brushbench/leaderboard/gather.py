@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from brushbench.errors import RunError, UnknownNameError, UsageError
 from brushbench.leaderboard.columns import Column
-from brushbench.runs import Run, per_sample
+from brushbench.runs import Run, SetValue, per_sample
 from brushbench.types import SPLITS
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Gathered:
     Attributes:
         columns: by metric, one score per sample in the order of ``question.ids``; NaN where there is none.
         headers: by metric, what the column was computed with.
+        sets: by metric, one number for all images; rows that are grouped have none.
     """
 
     run: Run
@@ -49,12 +50,13 @@ class Gathered:
     question: Question
     columns: Mapping[str, npt.NDArray[np.float64]]
     headers: Mapping[str, Mapping[str, Any]]
+    sets: Mapping[str, SetValue] = field(default_factory=dict)
 
     @property
     def missing(self) -> int:
         """Samples without a score in any column: a metric that gives none for an image says so by its own n."""
         if not self.columns:
-            return len(self.question.ids)
+            return len(self.question.ids) - max((one.n for one in self.sets.values()), default=0)
         return int(np.all([np.isnan(values) for values in self.columns.values()], axis=0).sum())
 
     @property
@@ -135,28 +137,38 @@ def of_splits(found: Sequence[Gathered], split: str) -> list[Gathered]:
 
 
 def _rows(run: Run, protocol: str, by: str | None) -> Iterator[Gathered]:
-    scores = run.scores
-    if scores.empty:
-        return
-    scores = per_sample(scores[scores["protocol"] == protocol])
     headers = {name.partition("@")[0]: h for name, h in run.metrics.items() if name.partition("@")[2] == protocol}
-    benchmark = run.header.benchmark
+    sets: dict[tuple[str, str, str], dict[str, SetValue]] = {}
+    for one in run.set_scores() if by is None else ():
+        metric, _, named = one.column.partition("@")
+        if named == protocol:
+            sets.setdefault((one.split, one.prompt_variant, one.variant), {})[metric] = one
+    scores = run.scores
+    scores = scores if scores.empty else per_sample(scores[scores["protocol"] == protocol])
     for (split, prompt_variant), part in scores.groupby(["split", "prompt_variant"], sort=False):
         for group, some in _groups(run, part, by):
             ids = tuple(sorted(some["sample"].unique()))
-            question = Question(
-                benchmark.title or benchmark.name,
-                benchmark.sha256,
-                str(split),
-                str(prompt_variant),
-                group,
-                ids,
-            )
+            question = _question(run, str(split), str(prompt_variant), group, ids)
             variants = sorted(some["variant"].unique(), key=lambda variant: (variant != "raw", variant))
             for variant in variants:
                 columns = _columns(some[some["variant"] == variant], ids)
                 described = {metric: headers[metric] for metric in columns if metric in headers}
-                yield Gathered(run, variant, question, {m: columns[m] for m in described}, described)
+                columns = {metric: columns[metric] for metric in described}
+                own = sets.pop((str(split), str(prompt_variant), variant), {})
+                described |= {metric: headers[metric] for metric in own}
+                yield Gathered(run, variant, question, columns, described, own)
+    for (split, prompt_variant, variant), own in sets.items():  # of runs that hold no score per image
+        rows = run.picture_rows()
+        alike = {
+            r.sample for r in rows if (r.split, r.meta.get("prompt_variant", "caption")) == (split, prompt_variant)
+        }
+        question = _question(run, split, prompt_variant, "", tuple(sorted(alike)))
+        yield Gathered(run, variant, question, {}, {metric: headers[metric] for metric in own}, own)
+
+
+def _question(run: Run, split: str, prompt_variant: str, group: str, ids: tuple[str, ...]) -> Question:
+    benchmark = run.header.benchmark
+    return Question(benchmark.title or benchmark.name, benchmark.sha256, split, prompt_variant, group, ids)
 
 
 def _columns(scores: pandas.DataFrame, ids: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:

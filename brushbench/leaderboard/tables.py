@@ -16,7 +16,7 @@ from brushbench.leaderboard.audited import audited, inverts
 from brushbench.leaderboard.columns import Column, choose, identity, make_column
 from brushbench.leaderboard.gather import Gathered, Question, gather, of_splits, open_runs
 from brushbench.leaderboard.ranking import Entry, rank
-from brushbench.runs import Run, check_protocol
+from brushbench.runs import Run, SetValue, check_protocol
 from brushbench.stats import Summary, summarise_all
 
 __all__ = ["Cell", "Column", "Row", "Table", "make_tables", "open_runs", "why_apart"]
@@ -148,9 +148,9 @@ def make_tables(
     check_protocol(protocol)
     everything = gather(runs, protocol, by)
     found = of_splits(everything, split)
-    known = {metric for part in found for metric in part.columns}
+    known = {metric for part in found for metric in part.headers}
     if metrics is None:  # what says so itself is shown only where it is named
-        known -= {m for m in known if not any(p.headers[m].get("shown", True) for p in found if m in p.columns)}
+        known -= {m for m in known if not any(p.headers[m].get("shown", True) for p in found if m in p.headers)}
     shown = choose(known, metrics, protocol)
     if sort is not None:
         choose(shown, [sort], protocol)
@@ -162,7 +162,7 @@ def make_tables(
     scored = {id(part.run) for part in everything}
     waiting = [run for run in runs if id(run) not in scored]
     tables = [_with_unscored(t, parts, waiting) for t, parts in zip(tables, groups.values(), strict=True)]
-    return [table for table in tables if table.columns]
+    return [table for table in tables if table.columns or table.notes]
 
 
 def _with_unscored(table: Table, parts: Sequence[Gathered], waiting: Sequence[Run]) -> Table:
@@ -197,6 +197,7 @@ def _table(
     benchmark = parts[0].run.header.benchmark.name
     columns = [_with_audit(make_column(m, protocol, headers[m]), benchmark, key.split, headers[m]) for m in metrics]
     columns = _fold_equal(columns, headers, parts)
+    sets, apart = _set_columns(shown, protocol, parts)
     withheld = _withheld(columns, benchmark, headers, sort) if by_default else []
     columns = [column for column in columns if column not in withheld]
     summaries = _summaries(columns, parts, intervals)
@@ -209,17 +210,18 @@ def _table(
             for column in columns
             if column.metric in part.columns
         }
+        cells |= {column.metric: _set_cell(part.sets[column.metric]) for column in sets if column.metric in part.sets}
         rows.append(
             Row(names[i], part.variant, part.run.is_reference, len(part.question.ids), part.missing, cells,
                 part.incomplete)
         )  # fmt: skip
     if sort is not None:
-        rows.sort(key=lambda row: _order(row, next(c for c in columns if sort in (c.metric, *c.same_as))))
+        rows.sort(key=lambda row: _order(row, next(c for c in [*columns, *sets] if sort in (c.metric, *c.same_as))))
     rows.sort(key=lambda row: row.reference)  # stable
     ids = parts[0].question.ids
     return Table(
-        key.benchmark, key.questions, len(ids), key.split, key.prompt_variant, protocol, key.group, tuple(columns),
-        tuple(rows), _why_withheld(withheld, benchmark),
+        key.benchmark, key.questions, len(ids), key.split, key.prompt_variant, protocol, key.group,
+        (*columns, *sets), tuple(rows), (*_why_withheld(withheld, benchmark), *apart),
     )  # fmt: skip
 
 
@@ -231,6 +233,27 @@ def _with_audit(column: Column, benchmark: str, split: str, headers: Headers) ->
     found = audited(benchmark, f"{column.metric}@{headers[0][1].get('protocol')}", headers[0][1], split)
     notes = [note for one in found if (note := one.footnote())]
     return replace(column, caveats=(*column.caveats, *notes)) if notes else column
+
+
+def _set_columns(
+    shown: Sequence[str], protocol: str, parts: Sequence[Gathered]
+) -> tuple[list[Column], tuple[str, ...]]:
+    """Return the columns of whole sets, not ranked, and a sentence for each whose sets differ in size."""
+    columns, apart = [], []
+    for metric in (m for m in shown if any(m in part.sets for part in parts)):
+        own = [part for part in parts if metric in part.sets]
+        sizes = {part.sets[metric].n for part in own}
+        if len(sizes) > 1:
+            listed = ", ".join(f"{part.run.label} {part.sets[metric].n}" for part in own)
+            apart.append(f"Not shown: {metric}: sets of different size cannot be compared: {listed} images")
+            continue
+        column = make_column(metric, protocol, [(part.run.path, part.headers[metric]) for part in own])
+        columns.append(replace(column, caveats=(*column.caveats, f"of {sizes.pop()} images and their references")))
+    return columns, tuple(apart)
+
+
+def _set_cell(value: SetValue) -> Cell:
+    return Cell(value.value, value.low, value.high, value.n, 0, 0)
 
 
 def _withheld(

@@ -100,7 +100,7 @@ def test_a_table_of_nothing_but_such_a_column_shows_it(tmp_path, audits):
     assert table.metrics == ("clip_score",)
 
 
-def test_the_known_faults_are_in_the_committed_audits():
+def test_the_three_known_faults_are_in_the_committed_audits():
     def verdicts(file, metric):
         audit = json.loads((REPORTS / "audits" / file).read_text("utf-8"))
         return {f["damage"]: f["verdict"] for f in audit["findings"] if f["metric"] == f"{metric}@standard"}
@@ -108,6 +108,10 @@ def test_the_known_faults_are_in_the_committed_audits():
     assert "inverted" in verdicts("shapes-inside.json", "clip_score_crop").values()
     grey = "grey hole, against blended content"
     assert verdicts("shapes-outside.json", "aesthetic")[grey] == "inverted"
+    smeared = "smeared hole, against blended content"
+    for split in ("outside", "brush"):
+        assert verdicts(f"photos-{split}.json", "boundary")[smeared] == "blind"
+        assert verdicts(f"photos-{split}.json", "seam_difference")[smeared] == "detects"
 
 
 def test_committed_audits_are_read_without_torch():

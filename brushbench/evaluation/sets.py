@@ -1,0 +1,106 @@
+"""Scores of whole sets: one number per split and variant, beside the scores per image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from brushbench.errors import DataError, WeightsError
+from brushbench.evaluation.columns import Column, choose_columns, for_cli, weights_of
+from brushbench.evaluation.loading import load_metric
+from brushbench.metrics.plugins import metric_class
+from brushbench.metrics.sets import LEAST, SetMetric
+from brushbench.runs import set_digest
+from brushbench.types import JSON, Benchmark, Picture, Sample, Unscored
+from brushbench.variants import make_variant
+
+if TYPE_CHECKING:
+    from brushbench.evaluation.scoring import Scoring
+    from brushbench.store import PictureRow, RunFolder
+
+__all__ = ["score_sets"]
+
+
+def score_sets(
+    folder: RunFolder, benchmark: Benchmark, scoring: Scoring, variants: Sequence[str], redo: bool = False
+) -> dict[str, str]:
+    """Compute the set metrics that are asked for, of a run whose images are all made; what is current stays.
+
+    Args:
+        folder: the run.
+        benchmark: the one it was made on.
+        scoring: which metrics, and with which weights.
+        variants: of the images.
+        redo: compute again what is there.
+
+    Returns:
+        Columns that are unavailable, with the way to get them.
+    """
+    unavailable: dict[str, str] = {}
+    for name, protocol in choose_columns(scoring.metrics):
+        if not metric_class(name).of_set:
+            continue
+        weights = weights_of(name, scoring, benchmark)
+        try:
+            metric = cast("SetMetric", load_metric(name, protocol, weights, scoring.device, scoring.dtype))
+        except WeightsError as error:
+            if name in scoring.weights:
+                raise
+            unavailable[f"{name}@{protocol}"] = for_cli(error, name)
+            continue
+        with folder.lock("sets"):
+            _score_set(folder, benchmark, metric, variants, redo)
+    return unavailable
+
+
+def _score_set(folder: RunFolder, benchmark: Benchmark, metric: SetMetric, variants: Sequence[str], redo: bool) -> None:
+    column = Column(metric)
+    header = folder.metric_headers().get(column.name, {})
+    held: list[dict[str, Any]] = list(header.get("sets", ())) if column.matches(header) and not redo else []
+    answered: dict[tuple[str, str], list[tuple[int, PictureRow]]] = {}
+    rows = folder.picture_rows()
+    for index, key in enumerate(benchmark.keys):
+        row = rows.get((*key, 0))  # further repeats show the same scenes again
+        if row is not None and row.state == "ok":
+            answered.setdefault((key[1], row.meta.get("prompt_variant", "caption")), []).append((index, row))
+    for (split, prompt_variant), images in answered.items():
+        digest = set_digest([row for _, row in images])
+        for variant in variants:
+            place: dict[str, JSON] = {"split": split, "prompt_variant": prompt_variant, "variant": variant}
+            if any(place.items() <= one.items() and one["images_sha256"] == digest for one in held):
+                continue
+            held = [one for one in held if not place.items() <= one.items()]
+            held.append({**place, "images_sha256": digest, **_one(folder, benchmark, metric, variant, images)})
+    shown: dict[str, JSON] = {
+        **column.description,
+        "identity": column.identity,
+        "unit": metric.unit,
+        "higher_is_better": metric.higher_is_better,
+        "region": metric.region,
+        "display": list(metric.display),
+        "caveat": metric.caveats.get(metric.protocol, ""),
+        "sets": list(held),
+    }
+    folder.record_metric(column.name, shown)
+
+
+def _one(
+    folder: RunFolder,
+    benchmark: Benchmark,
+    metric: SetMetric,
+    variant: str,
+    images: Sequence[tuple[int, PictureRow]],
+) -> Mapping[str, JSON]:
+    """Return the score of one set as it is stored; without one, how many images there are and why."""
+    pairs: list[tuple[Picture, Sample]] = []
+    for index, row in images:
+        picture = folder.picture(row)
+        try:
+            if not isinstance(picture, Unscored):
+                pairs.append((make_variant(variant, picture, benchmark[index]), benchmark[index]))
+        except DataError:  # the record cannot be read: n is smaller, and says so
+            continue
+    if len(pairs) < LEAST:
+        return {"n": len(pairs), "value": None, "low": None, "high": None}
+    score = metric.score_set([picture for picture, _ in pairs], [sample.image for _, sample in pairs])
+    return {"n": score.n, "value": score.value, "low": score.low, "high": score.high}
