@@ -7,7 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from brushbench.errors import BrokenDeviceError, UnknownNameError, UsageError, printable
+from brushbench.errors import BrokenDeviceError, UnknownNameError, UsageError, message_of, printable
 from brushbench.types import JSON
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def refuse_broken_device(error: BaseException) -> None:
     Raises:
         BrokenDeviceError: it is one of those; else nothing happens.
     """
-    text = str(error)
+    text = message_of(error)
     if "CUDA error" in text and any(words in text.lower() for words in BROKEN):
         raise BrokenDeviceError(
             f"The GPU stopped working for this process: {printable(text.partition(chr(10))[0])}. What is made is kept; "

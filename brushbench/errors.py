@@ -161,7 +161,15 @@ def without_addresses(text: str) -> str:
     return re.sub(r"\b0x[0-9a-fA-F]{8,}\b", "0x...", re.sub(r" at 0x[0-9a-fA-F]+", "", text))
 
 
+def message_of(error: BaseException) -> str:
+    """Return an exception's message; empty where a class of a plug-in fails to say it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def reason_of(error: BaseException) -> str:
     """Return what went wrong as one line that is the same in every run: the kind of error and its message."""
-    text = str(error)
+    text = message_of(error)
     return printable(f"{type(error).__name__}: {text}" if text else type(error).__name__)

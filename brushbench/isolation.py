@@ -246,8 +246,9 @@ class World:
                 sys.modules.pop(name, None)
             self._theirs = _read()
             _write(self._ours)
-        if isinstance(error, SystemExit):
-            raise EndedEarlyError(f"{self.name} ended the process: SystemExit({error.code!r}).") from error
+        if error is not None and not isinstance(error, Exception | KeyboardInterrupt):
+            what = f"SystemExit({error.code!r})" if isinstance(error, SystemExit) else type(error).__name__
+            raise EndedEarlyError(f"{self.name} ended the process: {what}.") from error
 
     def files(self) -> list[str]:
         """Return the files of the modules that were imported from the plug-in's folder."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from brushbench.store import PictureRow
 
-__all__ = ["UNUSABLE", "Outcome", "common_reasons"]
+__all__ = ["FAULT", "UNUSABLE", "Outcome", "common_reasons"]
 
 UNUSABLE = "the record cannot be used: "  # begins the reason of a sample that could not be read
+FAULT = "the metric "  # begins the reason of a score that is missing by the metric's own fault
 
 SHOWN = 5  # ids that are named
 REASONS = 3  # reasons that are named

@@ -176,8 +176,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def dump(value: object) -> bytes:
-    """Return a record as JSON."""
-    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    """Return a record as JSON; half a character, such as of a file name that is no UTF-8, becomes an escape of JSON."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json(file: Path, kind: type, remedy: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 from brushbench.config import RunConfig, RunHeader
 from brushbench.errors import UsageError
-from brushbench.outcome import Outcome
+from brushbench.outcome import FAULT, Outcome
 from brushbench.stats import summarise_all
 from brushbench.store import PictureRow, RunFolder
 from brushbench.types import JSON, PROTOCOLS, Picture
@@ -141,6 +141,14 @@ class Run:
     def outcome(self) -> Outcome:
         """Return what became of the pictures: how many failed, why, and which."""
         return Outcome(self.header.plan.pictures, self.picture_rows())
+
+    def faults(self) -> dict[str, list[str]]:
+        """Return why metrics failed on images that are there: one reason per image, by column."""
+        scores = self.scores
+        failed = scores[scores["value"].isna() & scores["reason"].str.startswith(FAULT, na=False)]
+        failed = failed.drop_duplicates(["metric", "protocol", "sample", "split", "repeat"])  # whatever the variant
+        columns = failed["metric"] + "@" + failed["protocol"]
+        return {str(column): list(rows["reason"]) for column, rows in failed.groupby(columns, sort=False)}
 
     def tracebacks(self) -> list[Path]:
         """Return the files that hold the tracebacks of failed images, one per batch."""

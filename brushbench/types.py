@@ -252,9 +252,12 @@ class Capabilities:
         """Refuse limits that no call can keep to.
 
         Raises:
-            UsageError: ``batch``, ``multiple`` or ``native_size`` is no whole number from 1 on, or an unknown
-                ``background``.
+            UsageError: ``batch``, ``multiple`` or ``native_size`` is no whole number from 1 on, an unknown
+                ``background``, or something else where true or false is expected.
         """
+        for name in ("text", "negative_prompt", "needs_grad", "needs_reference"):
+            if not isinstance(vars(self)[name], bool):
+                raise UsageError(f"Capabilities: {name} is {vars(self)[name]!r}, expected True or False.")
         for name, limit in (("batch", self.batch), ("multiple", self.multiple), ("native_size", self.native_size)):
             if limit is None and name == "native_size":
                 continue

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from brushbench.errors import RunError, UsageError
+from brushbench.outcome import common_reasons
 from brushbench.text import message
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ def show_runs(runs: list[Run], table: TableOptions) -> None:
             say(f"{run.config.name} reads no negative prompt: it was not passed.")
 
 
-def check_complete(runs: list[Run], max_failed: int, others: bool = False, remedy: str = "") -> None:
+def check_complete(
+    runs: list[Run], max_failed: int, others: bool = False, remedy: str = "", scored: bool = False
+) -> None:
     """Say what of the runs' images failed or is still to be made, and exit with the code of an incomplete run.
 
     Args:
@@ -107,6 +110,7 @@ def check_complete(runs: list[Run], max_failed: int, others: bool = False, remed
         max_failed: failed or missing images per run that are tolerated.
         others: other shards may still be at work, so that what is left is not missed here.
         remedy: how failed images are made again.
+        scored: they were scored just now: a metric that failed counts too.
 
     Raises:
         typer.Exit: code 3, a run is incomplete, or more of its images failed.
@@ -125,6 +129,9 @@ def check_complete(runs: list[Run], max_failed: int, others: bool = False, remed
                 say(BAD_RECORDS)
             _say_tracebacks(run)
         incomplete |= not outcome.is_complete(max_failed, others)
+        for column, reasons in (run.faults() if scored else {}).items():
+            say(f"{run.config.name}: {column}: {len(reasons)} images have no score: {common_reasons(reasons)}.")
+            incomplete |= len(reasons) > max_failed
     if incomplete:
         raise typer.Exit(RunError.exit_code)
 

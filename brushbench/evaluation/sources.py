@@ -119,7 +119,10 @@ class Method:
             own = self.inpainter.describe()
         if not isinstance(own, Mapping):
             raise UsageError(f"{name}.describe() returned {_in_words(own)}, expected a dict of its settings.")
-        plain = {str(key): as_json(value, f"{name}.describe()[{key!r}]") for key, value in own.items()}
+        try:
+            plain = {str(key): as_json(value, f"{name}.describe()[{key!r}]") for key, value in own.items()}
+        except RecursionError:
+            raise UsageError(f"{name}.describe() is nested without end, expected a dict of its settings.") from None
         side = self.capabilities.native_size
         return plain if side is None else {**plain, "resize": f"shorter side to {side} pixels, Lanczos; hole: any"}
 
@@ -151,7 +154,7 @@ class Method:
         can, answers, fitted = self.capabilities, dict[int, Answer](), dict[int, Asked]()
         for place, one in enumerate(asked):
             working = _working_size(one.image, can)
-            if max(working) > LONGEST_SIDE:
+            if any(side + -side % can.multiple > LONGEST_SIDE for side in working):
                 answers[place] = NoPicture("failed", _too_long(one.image, working))
             else:
                 fitted[place] = _fit(one, working, can.multiple)
@@ -273,8 +276,8 @@ def _working_size(image: Picture, can: Capabilities) -> tuple[int, int]:
 def _too_long(image: Picture, working: tuple[int, int]) -> str:
     height, width = image.shape[:2]
     return (
-        f"{height} x {width} pixels would be {working[0]} x {working[1]} at the method's native size, expected at most "
-        f"{LONGEST_SIDE} per side"
+        f"{height} x {width} pixels would be {working[0]} x {working[1]} or more at the method's native size and "
+        f"multiple, expected at most {LONGEST_SIDE} per side"
     )
 
 

@@ -138,6 +138,30 @@ def test_a_picture_that_is_cut_costs_itself_only_and_the_remedies_work(bench: Pa
     assert "12 planned, 12 ok" in brushbench(*command, "--out", tmp_path / "c", code=0)
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise ValueError('too dark')", "the metric failed: ValueError: too dark (36 times)"),
+        ("__import__('os')._exit(0)", "the metric failed: EndedEarlyError"),
+    ],
+)
+def test_a_metric_that_fails_on_every_image_gives_exit_3_and_the_reason(
+    body: str, reason: str, method: str, bench: Path, tmp_path: Path
+) -> None:
+    """It gave a column of dashes, exit code 0, and the reason stood in scores.parquet alone."""
+    (tmp_path / "metric.py").write_text(f"def shade(picture, sample): {body}\n")
+    metrics = ["--metrics", f"psnr,{tmp_path / 'metric.py'}:shade"]
+    command = ["eval", "-m", method, "--name", "m", "--bench", bench, "--repeats", 3, *metrics, "--variants", "raw"]
+    told = brushbench(*command, "--out", tmp_path, code=3)
+    assert "m: shade@standard: 36 images have no score: " + reason in told
+    assert "36 ok" in told
+    for again in ([*command, "--out", tmp_path], ["score", tmp_path / "m", "--metrics", metrics[1]]):
+        assert reason in brushbench(*again, code=3)
+    assert reason in brushbench(*command, "--out", tmp_path, "--max-failed", 36, code=0)
+    (tmp_path / "metric.py").write_text("def shade(picture, sample): return 1.0\n")
+    assert "no score: the metric" not in brushbench(*command, "--out", tmp_path, code=0)  # corrected
+
+
 ENDS = """
 import os, sys, ctypes
 from multiprocessing import parent_process

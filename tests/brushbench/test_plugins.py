@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, indent
 from typing import Any
 
 import cv2
@@ -23,6 +23,7 @@ from brushbench.errors import EndedEarlyError, UsageError
 from brushbench.evaluation.sources import Method, NoPicture
 from brushbench.registry import build, parse_spec, resolve
 from brushbench.types import Sample
+from tests.hostile.corpus import command_line, good_folder
 
 HEAD = """
 import os, sys, random, signal, warnings
@@ -242,6 +243,8 @@ ENDINGS = [
     "__import__('ctypes').CDLL(None)._exit(0)",
     "__import__('ctypes').pythonapi.Py_Exit(0)",
     "os.execv('/bin/true', ['true'])",
+    "raise GeneratorExit",
+    "raise BaseException",
 ]
 
 
@@ -284,3 +287,40 @@ def test_a_process_that_a_method_forks_may_end_as_it_likes(write: Callable[..., 
         """)
     )
     assert ask(method)[0].shape == (8, 8, 3)
+
+
+STRANGE = {
+    "an error that cannot say its message": (
+        "def inpaint(self, requests):\n    raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})()",
+        3,
+        "all failed (E (2 times))",
+    ),
+    "a description within itself": (
+        "def describe(self):\n    d = {}\n    d['d'] = d\n    return d",
+        2,
+        "nested without end",
+    ),
+    "half a character in a description": ("def describe(self): return {'a': '\\ud800'}", 0, "2 ok"),
+    "a multiple of 10^9": ("capabilities = Capabilities(text=False, multiple=10**9)", 3, "at most 8192 per side"),
+    "capabilities in words": ("capabilities = Capabilities(text='yes')", 2, "text is 'yes', expected True or False"),
+    "an exit from a constructor": ("def __init__(self): raise GeneratorExit", 3, "ended the process: GeneratorExit"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_a_strange_method_is_one_sentence(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body, code, says = STRANGE[case]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "mine.py").write_text(
+        "from brushbench import Capabilities\nclass Mine:\n    capabilities = Capabilities(text=False)\n"
+        "    def describe(self): return {}\n    def inpaint(self, requests): return [r.image for r in requests]\n"
+        + indent(body, "    ")
+    )
+    good_folder(tmp_path / "d")
+    line = ["eval", "-m", "mine.py:Mine", "--name", "m", "--bench", "d", "--metrics", "psnr", "--variants", "raw"]
+    for _ in range(2):  # the record reads back
+        done = command_line(line, monkeypatch)
+        assert done.exit == code, done.output
+        assert says in done.output
+        assert "Traceback" not in done.output
