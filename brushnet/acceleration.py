@@ -36,7 +36,7 @@ SWITCHES: Mapping[str, str] = {
     "bf16": "U-Net, branch and text encoders in bfloat16",
     "fp16": "U-Net, branch and text encoders in float16",
 }
-ALIASES: Mapping[str, str] = {"exact": "fused+channels-last", "fast": "branch-2+guidance-2+deep-2"}
+ALIASES: Mapping[str, str] = {"exact": "fused+channels-last", "fast": "branch-2+guidance-4"}
 MOST = 1000  # steps
 
 

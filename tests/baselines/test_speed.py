@@ -57,7 +57,7 @@ def test_what_does_nothing_on_a_method_is_refused_before_any_image(spec: str, pr
 
 def test_what_left_nothing_out_is_refused_after_the_first_images(samples) -> None:
     with pytest.raises(
-        UsageError, match=r"branch, guidance, deep left nothing out with steps=1\. Leave it out, or take more"
+        UsageError, match=r"branch, guidance left nothing out with steps=1\. Leave it out, or take more"
     ):
         pictures("brushnet,steps=1,speed=fast", samples)
     assert len(pictures("brushnet,steps=2,speed=fast", samples)) == 2  # the remedy
