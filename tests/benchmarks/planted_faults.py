@@ -99,6 +99,20 @@ FAULTS = (
         "brushbench/test_scoring.py::test_the_published_resize_is_bicubic",
     ),
     Fault(
+        "PickScore: a long caption loses its end token", "brushbench/metrics/pick_score.py",
+        "keep_end=True", "keep_end=False", "brushbench/test_golden_metrics.py::test_pick_score",
+    ),
+    Fault(
+        "InpaintReward: a grey hole in place of a black one", "brushbench/metrics/inpaint_reward.py",
+        "np.where(hole, np.uint8(0), sample.image)", "np.where(hole, np.uint8(127), sample.image)",
+        "brushbench/test_golden_metrics.py::test_inpaint_reward",
+    ),
+    Fault(
+        "local CLIP: the box not padded in the middle", "brushbench/metrics/clip_local.py",
+        "top, left = (longest - height) // 2, (longest - width) // 2", "top, left = 0, 0",
+        "brushbench/test_metric_preferences.py::test_local_clip_is_clip_score_of_the_box",
+    ),
+    Fault(
         "SD Inpainting: channels in another order", "baselines/sd_inpainting.py",
         "torch.cat([sample, both(condition, len(sample)).to(sample)], dim=1)",
         "torch.cat([both(condition, len(sample)).to(sample), sample], dim=1)",

@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 import brushbench
 from brushbench import assets
 from brushbench.features import Features
+from brushbench.masks import tight_box
+from brushbench.metrics import clip_local, clip_model, inpaint_reward, pick_score
 from brushbench.metrics.base import PublishedDefectWarning
 from brushbench.metrics.clip_model import cropped, open_clip_ids, transformers_ids
 from brushbench.metrics.image_reward import make_tokenizer
@@ -257,10 +259,13 @@ def read_hole(folder: Path, name: str) -> np.ndarray:
     return read_picture(folder, name)[..., 0] > 0
 
 
+def pick_scores(folder, folders):
+    case = read_case(folder)
+    return case, score_all(load("pick_score", folders(folder), "standard"), folder, case, case["results"])
+
+
 def test_pick_score(pick_case, folders):
-    case = read_case(pick_case)
-    metric = load("pick_score", folders(pick_case), "standard")
-    scores = score_all(metric, pick_case, case, case["results"])
+    case, scores = pick_scores(pick_case, folders)
     assert scores == pytest.approx([r["pickscore"] for r in case["results"]], abs=1e-4)
     cut = [len(case["input_ids"][r["prompt"]]) == 77 for r in case["results"]]
     assert [isinstance(score, Scored) for score in scores] == cut
@@ -268,26 +273,81 @@ def test_pick_score(pick_case, folders):
         assert transformers_ids(prompt, 77, keep_end=True)[0] == ids
 
 
+def without_end(prompt: str, limit: int, keep_end: bool) -> tuple[list[int], bool]:
+    return transformers_ids(prompt, limit, False)
+
+
+def shifted(picture: np.ndarray, side: int, halving: str) -> np.ndarray:
+    return np.roll(cropped(picture, side, halving), 1, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("transformers_ids", without_end), ("unit", lambda vectors: vectors), ("cropped", shifted)]
+)
+def test_pick_scores_parity_check_sees_a_fault(pick_case, folders, monkeypatch, name, wrong):
+    monkeypatch.setattr(pick_score, name, wrong)
+    case, scores = pick_scores(pick_case, folders)
+    assert scores != pytest.approx([r["pickscore"] for r in case["results"]], abs=1e-3)
+
+
+def inpaint_rewards(folder, folders, protocol):
+    case = read_case(folder)
+    pictures = [read_picture(folder, r["image"]) for r in case["results"]]
+    samples = [make_sample(read_picture(folder, r["masked"]), read_hole(folder, r["mask"])) for r in case["results"]]
+    return case, load("inpaint_reward", folders(folder), protocol)(pictures, samples)
+
+
 @pytest.mark.parametrize(("protocol", "recorded"), [("standard", "score_masked"), ("freeinpaint", "score_binary")])
 def test_inpaint_reward(prefer_case, folders, protocol, recorded):
-    case = read_case(prefer_case)
-    pictures = [read_picture(prefer_case, r["image"]) for r in case["results"]]
-    samples = [
-        make_sample(read_picture(prefer_case, r["masked"]), read_hole(prefer_case, r["mask"])) for r in case["results"]
-    ]
-    scores = load("inpaint_reward", folders(prefer_case), protocol)(pictures, samples)
+    case, scores = inpaint_rewards(prefer_case, folders, protocol)
     assert scores == pytest.approx([r[recorded]["eval"] for r in case["results"]], abs=1e-4)
 
 
-@pytest.mark.parametrize(("protocol", "recorded"), [("standard", "hdpainter_clip"), ("freeinpaint", "local_clip")])
-def test_local_clip(local_case, folders, protocol, recorded):
-    case = read_case(local_case)
-    pictures = [read_picture(local_case, r["image"]) for r in case["results"]]
+def grey_hole(self, sample):
+    return np.where(sample.hole[..., None], np.uint8(127), sample.image)
+
+
+@pytest.mark.parametrize("protocol", ["standard", "freeinpaint"])
+@pytest.mark.parametrize("fault", ["plain GELU", "grey hole", "layer norm first"])
+def test_inpaint_rewards_parity_check_sees_a_fault(prefer_case, folders, monkeypatch, protocol, fault):
+    if fault == "grey hole":
+        monkeypatch.setattr(inpaint_reward.InpaintReward, "_given", grey_hole)
+    elif fault == "plain GELU":
+        right = clip_model.build_model
+        monkeypatch.setattr(clip_model, "build_model", lambda config: right({**config, "quick_gelu": False}))
+    else:
+        build = inpaint_reward.build_model
+        norm_first = lambda config: build({**config, "vit": {**config["vit"], "norm_first": True}})  # noqa: E731
+        monkeypatch.setattr(inpaint_reward, "build_model", norm_first)
+    case, scores = inpaint_rewards(prefer_case, folders, protocol)
+    recorded = "score_masked" if protocol == "standard" else "score_binary"
+    assert scores != pytest.approx([r[recorded]["eval"] for r in case["results"]], abs=1e-3)
+
+
+def local_scores(folder, folders, protocol):
+    case = read_case(folder)
+    pictures = [read_picture(folder, r["image"]) for r in case["results"]]
     samples = [
-        make_sample(p, read_hole(local_case, r["mask"]), case["prompts"][r["prompt"]])
+        make_sample(p, read_hole(folder, r["mask"]), case["prompts"][r["prompt"]])
         for p, r in zip(pictures, case["results"], strict=True)
     ]
     too_long = any(len(ids) == 77 for ids in case["hf_ids"])
     with pytest.warns(PublishedDefectWarning, match="end token") if too_long else contextlib.nullcontext():
-        scores = load("clip_score_local", folders(local_case), protocol)(pictures, samples)
+        return case, load("clip_score_local", folders(folder), protocol)(pictures, samples)
+
+
+@pytest.mark.parametrize(("protocol", "recorded"), [("standard", "hdpainter_clip"), ("freeinpaint", "local_clip")])
+def test_local_clip(local_case, folders, protocol, recorded):
+    case, scores = local_scores(local_case, folders, protocol)
     assert scores == pytest.approx([r[recorded] for r in case["results"]], abs=1e-4)
+
+
+@pytest.mark.parametrize(("protocol", "recorded"), [("standard", "hdpainter_clip"), ("freeinpaint", "local_clip")])
+def test_local_clips_parity_check_sees_a_box_one_pixel_wider(local_case, folders, monkeypatch, protocol, recorded):
+    def wider(hole):
+        rows, columns = tight_box(hole)
+        return rows, slice(columns.start, columns.stop + 1)
+
+    monkeypatch.setattr(clip_local, "tight_box", wider)
+    case, scores = local_scores(local_case, folders, protocol)
+    assert scores != pytest.approx([r[recorded] for r in case["results"]], abs=1e-3)
