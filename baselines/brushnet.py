@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from PIL import Image
 from torch import Tensor, nn
 
-from baselines.diffusion import PLACE, Batch, DiffusionInpainter
+from baselines.diffusion import PLACE, Batch, DiffusionInpainter, refused
 from baselines.presets import find_branch, reads_pooled_text
 from brushbench.errors import UsageError, WeightsError
 from brushbench.types import JSON
@@ -130,10 +130,11 @@ class BrushNet(DiffusionInpainter):
             unet = self.pipe.unet
             try:
                 branch = load_brushnet(place, dtype=unet.dtype, device=unet.device).requires_grad_(False)
-                prepare_branch(branch, self.acceleration)
                 self._pipes[place] = self._with_branch(branch)
             except (OSError, ValueError) as error:
                 raise WeightsError(f"The BrushNet checkpoint for {kind} masks does not load: {error}") from error
+            with refused():
+                prepare_branch(branch, self.acceleration)
         return self._pipes[place]
 
     def _with_branch(self, branch: Any) -> Any:

@@ -40,14 +40,14 @@ from brushbench.types import JSON, Capabilities, InpaintRequest, Picture
 from brushnet.acceleration import Speed, prepare_unet
 from brushnet.conditioning import draw_noise
 
-__all__ = ["PLACE", "Batch", "DiffusionInpainter", "load_base"]
+__all__ = ["PLACE", "Batch", "DiffusionInpainter", "load_base", "refused"]
 
 BATCH = 16  # requests at once, unless a method knows better
 PLACE: Mapping[str, bool] = {"place": True}  # metadata of an option that says where something is: no part of identity
 
 
 @contextmanager
-def _refused() -> Iterator[None]:
+def refused() -> Iterator[None]:
     """Make what :mod:`brushnet.acceleration` refuses an error of the command line."""
     try:
         yield
@@ -199,7 +199,7 @@ class DiffusionInpainter(ABC):
         device = choose_device(self.device)
         self.folder = find_base(self.preset, self.base)
         self.pipe: Any = self.load(device, choose_dtype(self.acceleration.dtype or self.dtype, device))
-        with _refused():
+        with refused():
             prepare_unet(self.pipe.unet, self.acceleration)
         self.pipe.scheduler = make_scheduler(self.scheduler, self.pipe.scheduler)
         self.factor = vae_factor(self.pipe.vae)
@@ -219,7 +219,7 @@ class DiffusionInpainter(ABC):
         Raises:
             UsageError: an unknown name, or something that does nothing on this method or is wrong for it.
         """
-        with _refused():
+        with refused():
             wanted = Speed.parse(self.speed)
         name = type(self).__name__
         if wanted.dtype and self.dtype not in ("auto", wanted.dtype):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from brushnet.acceleration import Speed, deep_blocks, prepare_unet
+from brushnet import acceleration
+from brushnet.acceleration import Speed, deep_blocks, prepare_branch, prepare_unet
 from tests.brushnet.tiny_pipelines import generator, make_picture, make_pipe, make_xl_pipe
 
 STEPS = 6
@@ -121,6 +122,25 @@ def test_exact_ones_change_rounding_alone() -> None:
     fused = [m for m in pipe.unet.modules() if getattr(m, "fused_projections", False)]
     assert fused
     assert pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_prepacked_weights_change_rounding_alone_and_follow_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = Speed.parse("prepacked")
+    with pytest.raises(ValueError, match=r"'prepacked' does nothing on it\. Leave it out"):
+        prepare_unet(make_pipe().unet, speed)
+    monkeypatch.setattr(acceleration, "PACKED", 1)
+    exact, _ = latents_of(make_pipe(), Speed())
+    pipe = make_pipe()
+    prepare_unet(pipe.unet, speed)
+    prepare_branch(pipe.brushnet, speed)
+    made, _ = latents_of(pipe, Speed())
+    assert torch.allclose(made, exact, atol=1e-4)
+    conv, inputs = pipe.unet.conv_in, torch.randn(1, 4, 8, 8, generator=generator(0))
+    with torch.no_grad():
+        before = conv(inputs)
+        conv.weight.mul_(2)
+        doubled = conv(inputs) - conv.bias[:, None, None]
+    assert torch.allclose(doubled, 2 * (before - conv.bias[:, None, None]), atol=1e-5)
 
 
 @pytest.mark.parametrize(
