@@ -169,3 +169,13 @@ def test_the_name_of_a_speed_is_the_same_however_it_was_written() -> None:
     assert str(Speed.parse("")) == str(Speed.parse("published")) == "published"
     assert Speed.parse(str(Speed.parse("exact+fast"))) == Speed.parse("exact+fast")
     assert Speed.parse("bf16").dtype == "bfloat16"
+
+
+@pytest.mark.slow
+def test_compiled_blocks_change_rounding_alone_and_keep_the_residuals() -> None:
+    exact, _ = latents_of(make_pipe(), Speed())
+    pipe = make_pipe()
+    prepare_unet(pipe.unet, Speed.parse("compiled"))
+    made, _ = latents_of(pipe, Speed())
+    assert torch.allclose(made, exact, atol=1e-4)
+    assert any(part._compiled_call_impl is not None for part in pipe.unet.modules())
