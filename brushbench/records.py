@@ -41,8 +41,10 @@ __all__ = [
     "column_sha256",
     "dump",
     "file_name",
+    "is_of",
     "merged",
     "pixel_sha256",
+    "read_all_rows",
     "read_headers",
     "read_json",
     "read_lines",
@@ -227,6 +229,23 @@ def read_rows(file: Path, kind: type[PictureRow] | type[ScoreRow]) -> list[Any]:
     return list(_typed(list[kind], read_json(file, list, remedy), file, remedy))  # type: ignore[valid-type]
 
 
+def read_all_rows(files: Sequence[Path]) -> list[list[PictureRow]]:
+    """Return the rows of many batches of pictures, in a quarter of the time of one after the other.
+
+    Raises:
+        RunError: a file is damaged; the message names it.
+    """
+    from pydantic import ValidationError
+
+    try:
+        found = _adapter(list[list[PictureRow]]).validate_json(b"[" + b",".join(map(read_bytes, files)) + b"]")
+    except (UnusableError, ValidationError):
+        found = []
+    if len(found) != len(files):  # one is damaged: read them one by one, to say which
+        return [read_rows(file, PictureRow) for file in files]
+    return list(found)
+
+
 def read_headers(file: Path) -> dict[str, Any]:
     """Return what each column was computed with, by ``name@protocol``.
 
@@ -329,10 +348,26 @@ def table_bytes(table: pandas.DataFrame) -> bytes:
 
 def column_sha256(table: pandas.DataFrame) -> str:
     """Return the SHA-256 over the scores of one column, whatever order they are in."""
-    # Plain lists: a cell-wise pandas operation would take as long as reading the file.
+    # Plain lists, sorted once and hashed column by column: by rows it took longer than reading the file.
+    columns = {name: table[name].tolist() for name in COLUMNS}
+    keys = list(zip(*(columns[name] for name in KEY), strict=True))
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    texts = [
+        [None if (text := columns[name][i]) != text else text for i in order] for name in COLUMNS if name != "value"
+    ]
+    values = table["value"].to_numpy(dtype="<f8")[order]
+    digest = hashlib.sha256(json.dumps(texts).encode())
+    digest.update(np.where(np.isnan(values), np.nan, values).tobytes())
+    return digest.hexdigest()
+
+
+def is_of(recorded: str, table: pandas.DataFrame) -> bool:
+    """Whether a recorded SHA-256 is that of a column's scores, by :func:`column_sha256` or as runs had it before."""
+    if column_sha256(table) == recorded:
+        return True
     columns = [[None if value != value else value for value in table[name].tolist()] for name in COLUMNS]
     rows = map(list, zip(*columns, strict=True))
-    return hashlib.sha256(json.dumps(sorted(map(repr, rows))).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(map(repr, rows))).encode()).hexdigest() == recorded
 
 
 def rows_to_table(rows: Sequence[ScoreRow]) -> pandas.DataFrame:

@@ -42,8 +42,10 @@ from brushbench.records import (
     column_sha256,
     dump,
     file_name,
+    is_of,
     merged,
     pixel_sha256,
+    read_all_rows,
     read_headers,
     read_json,
     read_lines,
@@ -342,8 +344,9 @@ class RunFolder:
             RunError: a batch is damaged, or a picture stands in two.
         """
         found: dict[PictureKey, PictureRow] = {}
-        for batch in self.finished_batches():
-            for row in self.rows(batch):
+        batches = self.finished_batches()
+        for batch, rows in zip(batches, read_all_rows(list(map(self._batch_file, batches))), strict=True):
+            for row in rows:
                 if row.key in found:
                     raise RunError(f"{self._batch_file(batch)} holds {row.key}, which another batch holds too. {AGAIN}")
                 found[row.key] = row
@@ -427,19 +430,17 @@ class RunFolder:
         headers, torn = self.metric_headers(), list[int]()
         for column, rows in table.groupby(table["metric"] + "@" + table["protocol"], sort=False):
             recorded = headers.get(str(column), {}).get("scores_sha256")
-            if recorded and column_sha256(rows) != recorded:
+            if recorded and not is_of(recorded, rows):
                 torn += rows.index.tolist()
         return table.drop(index=torn).reset_index(drop=True) if torn else table
 
     def is_current(self, table: pandas.DataFrame) -> list[bool]:
         """Return for each score whether it was computed from the picture that the run holds now."""
         pictures = self.picture_rows()
-        found = zip(table["sample"], table["split"], table["repeat"], table["picture_sha256"], strict=True)
-        return [
-            (row := pictures.get((sample, split, int(repeat)))) is not None
-            and (not isinstance(sha256, str) or sha256 == row.sha256)  # earlier releases did not note it
-            for sample, split, repeat, sha256 in found
-        ]
+        known = {(*key, row.sha256) for key, row in pictures.items()}
+        of = [table[name].tolist() for name in ("sample", "split", "repeat", "picture_sha256")]
+        # Earlier releases did not note the SHA-256.
+        return [key in known or (not isinstance(key[3], str) and key[:3] in pictures) for key in zip(*of, strict=True)]
 
     def scored_protocols(self) -> set[str]:
         """Return the protocols under which there are scores, without reading the scores.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import brushbench
 from brushbench import records
 from brushbench.errors import ConfigMismatchError, RunError, UsageError
 from brushbench.evaluation import Scoring, rescore
-from brushbench.records import read_rows
+from brushbench.records import column_sha256, read_rows
 from brushbench.store import PictureRow, RunFolder
 from tests.brushbench import toys
 from tests.brushbench.test_run_resume import contents
@@ -203,6 +204,29 @@ def test_a_record_beside_the_former_scores_of_its_column_counts_for_nothing(data
     again = evaluate(data, tmp_path / "r", limit=2)
     assert set(again.scores["metric"]) == {"mse", "psnr"}
     assert (run.path / "scores.parquet").read_bytes() == before
+
+
+def test_scores_whose_record_has_the_hash_of_earlier_commits_still_count(data: Path, tmp_path: Path) -> None:
+    """A faster hash would have hidden every column that was scored before it."""
+    run = evaluate(data, tmp_path / "r", limit=2)
+    headers = json.loads((run.path / "metrics.json").read_text())
+    table = run.scores[run.scores.metric == "psnr"]
+    rows = [[None if value != value else value for value in row] for row in table.to_numpy(dtype=object).tolist()]
+    earlier = hashlib.sha256(json.dumps(sorted(map(repr, rows))).encode()).hexdigest()
+    headers["psnr@standard"]["scores_sha256"] = earlier
+    (run.path / "metrics.json").write_text(json.dumps(headers))
+    assert set(run.scores["metric"]) == {"mse", "psnr"}
+
+
+def test_the_hash_of_a_column_sees_every_change_but_not_the_order(data: Path, tmp_path: Path) -> None:
+    table = evaluate(data, tmp_path / "r", limit=2).scores
+    table = table[table.metric == "psnr"].reset_index(drop=True)
+    before = column_sha256(table)
+    assert column_sha256(table[::-1]) == before
+    for name, other in (("value", 1.0), ("value", float("nan")), ("reason", "x"), ("sample", "y"), ("repeat", 7)):
+        changed = table.copy()
+        changed.loc[1, name] = other
+        assert column_sha256(changed) != before
 
 
 @pytest.mark.parametrize("killed_at", ["_write_headers", "_write_scores", "clear_parts"])
