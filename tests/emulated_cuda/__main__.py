@@ -1,4 +1,4 @@
-"""Run every check: ``python -m tests.emulated_cuda [--only WORD …] [--waits]``; about an hour on one core.
+"""Run every check: ``python -m tests.emulated_cuda [--only WORD …] [--waits]``; about ten minutes on one core.
 
 Exit code 1 if any check is a DEFECT or FAILED. What it cannot show, see :mod:`tests.emulated_cuda.device`.
 """
