@@ -352,9 +352,9 @@ def column_sha256(table: pandas.DataFrame) -> str:
     columns = {name: table[name].tolist() for name in COLUMNS}
     keys = list(zip(*(columns[name] for name in KEY), strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    texts = [
-        [None if (text := columns[name][i]) != text else text for i in order] for name in COLUMNS if name != "value"
-    ]
+    for name in ("reason", "picture_sha256"):  # what may be absent
+        columns[name] = [None if text != text else text for text in columns[name]]
+    texts = [list(map(columns[name].__getitem__, order)) for name in COLUMNS if name != "value"]
     values = table["value"].to_numpy(dtype="<f8")[order]
     digest = hashlib.sha256(json.dumps(texts).encode())
     digest.update(np.where(np.isnan(values), np.nan, values).tobytes())
