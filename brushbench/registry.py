@@ -79,6 +79,7 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "image_reward": "brushbench.metrics.image_reward:ImageReward",
         "hps_v2": "brushbench.metrics.hps:HpsV2",
         "hps_v2.1": "brushbench.metrics.hps:HpsV21",
+        "hps_v3": "brushbench.metrics.hps_v3:HpsV3",
         "pick_score": "brushbench.metrics.pick_score:PickScore",
         "fid": "brushbench.metrics.fid:FID",
         "kid": "brushbench.metrics.kid:KID",
