@@ -69,7 +69,7 @@ def regular_file(path: Path | str, what: str = "file") -> Path:
         UnusableError: nothing is there, or a folder, a named pipe, a socket, a device, a link to nothing, or a name
             that the system refuses.
     """
-    path = Path(path)
+    path = path if isinstance(path, Path) else Path(path)  # Path(path) reads a path's text anew: thousands of files
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
