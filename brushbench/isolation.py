@@ -22,6 +22,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, TypeAlias
@@ -158,7 +159,8 @@ LIBRARIES: Mapping[str, Callable[[Any], dict[str, Slot]]] = {
 
 
 def _slots() -> dict[str, dict[str, Slot]]:
-    loaded = {name: slots(sys.modules[name]) for name, slots in LIBRARIES.items() if name in sys.modules}
+    # Imported again: another thread may be in the middle of its first import, which this waits for.
+    loaded = {name: slots(import_module(name)) for name, slots in LIBRARIES.items() if name in sys.modules}
     return {"": _python(), **loaded}
 
 

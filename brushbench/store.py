@@ -97,7 +97,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         """Point at a folder; nothing is read or made until it is needed."""
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # a thread commits while a method may have changed the working folder
 
     # Identity ---------------------------------------------------------------------------------------------------
 

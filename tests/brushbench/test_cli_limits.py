@@ -187,7 +187,11 @@ def is_running(process: int) -> bool:
 def test_no_process_goes_on_after_the_one_that_started_it(number: signal.Signals, tmp_path: Path) -> None:
     """It went on for up to 18 seconds, beside the same command started again."""
     data = toys.write_benchmark(tmp_path / "BrushBench")
-    line = command(data, tmp_path / "out", "--jobs", "2")
+    line = [
+        "env",
+        "--default-signal",
+        *command(data, tmp_path / "out", "--jobs", "2"),
+    ]  # nohup ignores SIGHUP, and we obey
     process = subprocess.Popen(line, env=environment(0.4), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 400
     while len(list(tmp_path.glob("out/noise/batches/*.json"))) < 2:

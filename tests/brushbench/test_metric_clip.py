@@ -120,12 +120,12 @@ def test_long_captions_lose_their_end_only_under_brushnet_paper(folder):
     with pytest.warns(PublishedDefectWarning, match="loses its end token") as caught:
         first, second = paper([picture] * 2, samples)
     assert len(caught) == 1
-    assert first == second  # the fault: different captions, one embedding
+    assert first.value == pytest.approx(second.value, rel=1e-5)  # the fault: different captions, one embedding
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         right, other = standard([picture] * 2, samples)
         paper([picture], [make_sample(picture)])
-    assert right != other
+    assert right.value != pytest.approx(other.value, rel=1e-4)
     assert [score.remark for score in (first, second, right, other)] == [CAPTION_CUT] * 4
     assert transformers_ids(LONG, 77, keep_end=True)[0][-1] == 49407
     assert transformers_ids(LONG, 77, keep_end=False)[0][-1] != 49407

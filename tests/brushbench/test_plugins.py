@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
+import brushbench
 from brushbench.errors import EndedEarlyError, UsageError
 from brushbench.evaluation.sources import Method, NoPicture
 from brushbench.registry import build, parse_spec, resolve
@@ -216,6 +217,24 @@ class Method(Method):
         # What it changed is still its own.
         assert Method(method).describe() == {"changed": "yes", "folder": "/"}
         assert state() == before, place
+
+
+def test_images_of_a_method_that_changes_the_folder_were_written_there(
+    write: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread commits one batch while the next is generated, with the working folder that the method left."""
+    body = """
+import time
+class Method(Method):
+    def inpaint(self, requests):
+        os.chdir("/")
+        time.sleep(0.2)
+        return [request.image for request in requests]
+"""
+    monkeypatch.chdir(tmp_path)
+    bench = brushbench.load_benchmark("shapes", "inside", 3)
+    brushbench.evaluate(construct(write(body)), bench, out="runs/x", metrics="psnr", batch_size=1)
+    assert len(list(tmp_path.glob("runs/x/pictures/inside/0/*.png"))) == 3
 
 
 def test_torch_that_a_method_imports_first_is_left_as_torch_comes(write: Callable[..., str]) -> None:
