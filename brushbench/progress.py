@@ -1,17 +1,22 @@
-"""Progress: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees of the work: a bar on a terminal, plain lines elsewhere; the console that tables are drawn on."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from brushbench.text import message, terminal
 
-__all__ = ["say", "track"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["say", "track", "wide_console"]
 
 T = TypeVar("T")
+WIDEST = 200  # columns of a pipe or a log, which have no width of their own
 PLAIN_EVERY = 10.0  # seconds between lines when the output is not a terminal
 show_progress = True  # off in a process that works for another
 
@@ -69,3 +74,13 @@ def _lines(items: Sequence[T], title: str, size: Callable[[T], int], total: int)
             rate = done / max(now - start, 1e-9)
             left = f", {(total - done) / rate:.0f} s left" if done < total else ""
             print(f"{title}: {done}/{total}, {rate:.2f}/s{left}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def wide_console(width: int | None = None) -> Console:
+    """Return a console as wide as the terminal or ``COLUMNS``; a pipe or a log has neither and gets 200 columns."""
+    from rich.console import Console
+
+    console = Console(width=width)
+    if not console.is_terminal and width is None and "COLUMNS" not in os.environ:
+        console.width = WIDEST
+    return console

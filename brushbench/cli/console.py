@@ -10,6 +10,7 @@ import typer
 
 from brushbench.errors import RunError, UsageError
 from brushbench.outcome import common_reasons
+from brushbench.progress import wide_console
 from brushbench.text import message
 
 if TYPE_CHECKING:
@@ -74,8 +75,6 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     """Print rows of plain text under a header."""
     from rich.table import Table
     from rich.text import Text
-
-    from brushbench.leaderboard import wide_console
 
     table = Table(show_lines=any("\n" in cell for row in rows for cell in row))
     for name in header:

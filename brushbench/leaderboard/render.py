@@ -14,12 +14,12 @@ from brushbench import text
 from brushbench.errors import UsageError
 from brushbench.leaderboard.grid import TINY, Grid, Heading, Spread, make_grid
 from brushbench.leaderboard.tables import Table, why_apart
-from brushbench.leaderboard.terminal import draw, wide_console
+from brushbench.leaderboard.terminal import draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FORMATS", "render", "render_grid", "wide_console"]
+__all__ = ["FORMATS", "render", "render_grid"]
 
 FORMATS = ("table", "markdown", "csv", "json", "latex", "html")
 

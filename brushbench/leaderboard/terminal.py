@@ -7,28 +7,15 @@ from typing import TYPE_CHECKING
 
 from brushbench import text
 from brushbench.leaderboard.grid import TINY, Grid, Heading
+from brushbench.progress import wide_console
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-__all__ = ["draw", "wide_console"]
+__all__ = ["draw"]
 
-WIDEST = 200  # columns of a pipe or a log, which have no width of their own
 STYLES = {"best": "bold green", "second": "underline", "": ""}
-
-
-def wide_console(width: int | None = None) -> Console:
-    """Return a console as wide as the terminal or ``COLUMNS``; a pipe or a log has neither and gets 200 columns."""
-    import os
-
-    from rich.console import Console
-
-    console = Console(width=width)
-    if not console.is_terminal and width is None and "COLUMNS" not in os.environ:
-        console.width = WIDEST
-    return console
 
 
 def draw(grid: Grid, width: int | None = None) -> str:
