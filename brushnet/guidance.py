@@ -137,9 +137,12 @@ class Guide:
         finally:
             self._paused = False
 
-    def _before_unet(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Run the branch on what the U-Net is about to read, and fill the slot with its residuals."""
-        if self._paused or not self._slot.is_mine:
+    def _before_unet(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        """Run the branch on what the U-Net is about to read, and fill the slot with its residuals.
+
+        torch adds and removes a hook in two steps; a call of another thread between them comes without ``kwargs``.
+        """
+        if kwargs is None or self._paused or not self._slot.is_mine:
             return
         call = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
         progress = self._follow(call["timestep"])

@@ -230,7 +230,9 @@ def _layers(block: nn.Module, samplers: nn.ModuleList | None) -> Iterator[nn.Mod
 
 
 def _hook_before(installation: _Installation) -> Any:
-    def add_residual(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def add_residual(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        if kwargs is None:  # torch adds and removes a hook in two steps; a call of another thread came between them
+            return None
         if "hidden_states" in kwargs:
             return args, {**kwargs, "hidden_states": installation.add(kwargs["hidden_states"], 0)}
         return (installation.add(args[0], 0), *args[1:]), kwargs

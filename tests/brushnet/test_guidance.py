@@ -253,6 +253,22 @@ def test_threads_that_each_attach_share_a_unet() -> None:
     assert all(map(torch.equal, in_threads(lambda: attached(0), lambda: attached(1)), alone))
 
 
+def test_a_call_between_the_two_steps_in_which_torch_adds_a_hook_failed() -> None:
+    """torch first lists a hook and then that it takes keyword arguments; a call of another thread may come between."""
+    pipe = make_pipe()
+    inputs = make_inputs(pipe.unet)
+    plain = pipe.unet(**inputs).sample
+    image, hole = make_picture()
+    output = pipe.brushnet(**inputs, brushnet_cond=make_cond())
+    for opened in (attach(stock_of(pipe), pipe.brushnet, image, hole), inject(pipe.unet, output)):
+        with opened:
+            for module in pipe.unet.modules():
+                module._forward_pre_hooks_with_kwargs.clear()
+                module._forward_hooks.clear()
+            (found,) = in_threads(lambda: pipe.unet(**inputs).sample)
+        assert torch.equal(found, plain)
+
+
 @pytest.mark.parametrize("how", ["attach", "inject"])
 def test_a_call_by_a_thread_that_injected_nothing_is_refused(how: str) -> None:
     pipe = make_pipe()
