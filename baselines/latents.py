@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from baselines.presets import single_file_config, variant_of
 from brushbench.errors import WeightsError, printable
 from brushbench.types import Picture
-from brushnet.conditioning import in_parts, vae_factor
+from brushnet.conditioning import encode_moments, in_parts, vae_factor
 
 __all__ = [
     "Reduction",
@@ -120,10 +120,9 @@ def encode_scaled(vae: Any, pictures: Sequence[Picture] | npt.NDArray[np.uint8])
 @torch.no_grad()
 def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
     """Return the mode of the posterior, times the scaling factor, (B, 4, h, w) of pixels (B, 3, H, W) in -1..1."""
-    inputs = pixels.to(vae.device, torch.float32)
-    modes = in_parts(lambda part: vae.encode(part).latent_dist.mode(), inputs, inputs.shape[-2] * inputs.shape[-1])
+    mode, _ = encode_moments(vae, pixels.to(vae.device, torch.float32))  # a normal distribution's mode is its mean
     factor: float = vae.config.scaling_factor
-    return modes * factor
+    return mode * factor
 
 
 @torch.no_grad()

@@ -33,10 +33,10 @@ __all__ = [
     "Generators",
     "draw_noise",
     "encode_conditioning",
+    "encode_moments",
     "in_parts",
     "keep_from_white",
     "masked_pixels",
-    "moments",
     "picture_size",
     "vae_factor",
 ]
@@ -273,17 +273,21 @@ def _posterior(vae: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor
     try:
         with torch.no_grad():
             inputs = pixels.to(device=_device_of(vae), dtype=torch.float32 if upcast else dtype)
-            size = inputs.shape[-2] * inputs.shape[-1]
-            mean, std = in_parts(lambda part: moments(model.encode(part).latent_dist), inputs, size).chunk(2, dim=1)
+            return encode_moments(model, inputs)
     finally:
         if upcast:
             model.to(dtype=torch.float16)
+
+
+def encode_moments(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of a VAE's posterior, each (N, 4, h, w), of pixels (N, 3, H, W) in -1..1."""
+
+    def moments(part: torch.Tensor) -> torch.Tensor:
+        posterior = vae.encode(part).latent_dist
+        return torch.cat([posterior.mean, posterior.std], dim=1)
+
+    mean, std = in_parts(moments, pixels, pixels.shape[-2] * pixels.shape[-1]).chunk(2, dim=1)
     return mean, std
-
-
-def moments(posterior: Any) -> torch.Tensor:
-    """Return mean and standard deviation, (N, 8, h, w)."""
-    return torch.cat([posterior.mean, posterior.std], dim=1)
 
 
 def _device_of(vae: torch.nn.Module) -> torch.device:

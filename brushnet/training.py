@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from brushnet.checks import check_fit
-from brushnet.conditioning import draw_noise, in_parts, moments, vae_factor
+from brushnet.conditioning import draw_noise, encode_moments, vae_factor
 from brushnet.injection import inject
 from brushnet.model import BrushNetModel, BrushNetOutput
 
@@ -235,8 +235,7 @@ class BrushNetTrainingStep(nn.Module):
         pixels = images.float() / 255 * 2 - 1
         vae = self._part("vae")
         with torch.autocast(images.device.type, enabled=False):
-            both = torch.cat([pixels, pixels.where(keep, -1.0)])
-            mean, std = in_parts(lambda part: moments(vae.encode(part).latent_dist), both, keep[0].numel()).chunk(2, 1)
+            mean, std = encode_moments(vae, torch.cat([pixels, pixels.where(keep, -1.0)]))
             drawn = mean if posterior is None else mean + std * posterior
         latents, masked = (drawn * vae.config.scaling_factor).chunk(2)
         channel = _at_latent_size(keep, latents) * float(self.mask_channel)
