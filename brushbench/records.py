@@ -87,6 +87,11 @@ class PictureRow:
         """Sample, split and repeat: which picture it is."""
         return self.sample, self.split, self.repeat
 
+    @property
+    def prompt_variant(self) -> str:
+        """Which of the benchmark's prompts it was asked with."""
+        return self.meta.get("prompt_variant", "caption")
+
 
 @dataclass(frozen=True)
 class ScoreRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from brushbench.types import JSON, PROTOCOLS, Picture
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CELL", "Run", "SetValue", "check_protocol", "per_sample", "set_digest"]
+__all__ = ["CELL", "Run", "SetValue", "check_protocol", "image_sets", "per_sample", "set_digest"]
 
 STALE = "it was scored before its image was generated again; score the run again"
 CELL = ["split", "prompt_variant", "variant", "metric", "protocol"]
@@ -52,6 +52,18 @@ def set_digest(rows: Sequence[PictureRow]) -> str:
     """Return one SHA-256 for a set of images: another image, or one more, gives another."""
     content = sorted(f"{row.sample} {row.repeat} {row.sha256}" for row in rows)
     return hashlib.sha256("\n".join(content).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def image_sets(rows: Iterable[PictureRow]) -> dict[tuple[str, str], list[PictureRow]]:
+    """Return the rows of the images that metrics of whole sets look at, by split and prompt variant.
+
+    Further repeats show the same scenes again and are left out.
+    """
+    found: dict[tuple[str, str], list[PictureRow]] = {}
+    for row in rows:
+        if row.state == "ok" and row.repeat == 0:
+            found.setdefault((row.split, row.prompt_variant), []).append(row)
+    return found
 
 
 class Run:
@@ -111,11 +123,7 @@ class Run:
         headers = {column: header for column, header in self.metrics.items() if header.get("sets")}
         if not headers:
             return []
-        answered: dict[tuple[str, str], list[PictureRow]] = {}
-        for row in self.picture_rows():
-            if row.state == "ok" and row.repeat == 0:
-                answered.setdefault((row.split, row.meta.get("prompt_variant", "caption")), []).append(row)
-        digests = {key: set_digest(rows) for key, rows in answered.items()}
+        digests = {key: set_digest(rows) for key, rows in image_sets(self.picture_rows()).items()}
         return [
             SetValue(column, one["split"], one["prompt_variant"], one["variant"], one["n"], *_numbers(one))
             for column, header in headers.items()

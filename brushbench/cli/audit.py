@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from brushbench.cli.console import check_output, say
+from brushbench.cli.console import check_output, say, say_reasons
 from brushbench.cli.score import metric_weights
 from brushbench.errors import UnknownNameError
 
@@ -57,6 +57,4 @@ def audit(
     if heat_map is not None:
         draw_heat_map(result, heat_map)
         say(f"Wrote {heat_map}.")
-    reasons = result.unavailable
-    for reason in dict.fromkeys(reasons.values()):
-        say(f"Unavailable: {', '.join(c for c, r in reasons.items() if r == reason)}. {reason}")
+    say_reasons(result.unavailable.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from brushbench.cli.options import TableOptions
     from brushbench.runs import Run
 
-__all__ = ["check_complete", "check_output", "print_table", "say", "say_unavailable", "show_runs"]
+__all__ = ["check_complete", "check_output", "print_table", "say", "say_reasons", "say_unavailable", "show_runs"]
 
 BAD_RECORDS = (
     "Records that cannot be used: repair them (`brushbench data check` lists them all) and run the same command again, "
@@ -145,11 +146,18 @@ def _say_tracebacks(run: Run) -> None:
 
 def say_unavailable(runs: list[Run]) -> None:
     """Name the metrics that are in no column, once each, with the way to get them."""
-    reasons: dict[str, list[str]] = {}
-    for run in runs:
-        for column, header in run.metrics.items():
-            names = reasons.setdefault(header["unavailable"], []) if "unavailable" in header else []
-            if column.partition("@")[0] not in names:
-                names.append(column.partition("@")[0])
+    say_reasons(
+        (column.partition("@")[0], header["unavailable"])
+        for run in runs
+        for column, header in run.metrics.items()
+        if "unavailable" in header
+    )
+
+
+def say_reasons(unavailable: Iterable[tuple[str, str]]) -> None:
+    """Say why metrics are unavailable, given as (name, reason): each reason once, with its names."""
+    reasons: dict[str, dict[str, None]] = {}
+    for name, reason in unavailable:
+        reasons.setdefault(reason, {})[name] = None
     for reason, names in reasons.items():
         say(f"Unavailable: {', '.join(names)}. {reason}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections import defaultdict
@@ -17,9 +16,10 @@ from PIL import Image
 from brushbench.errors import UsageError
 from brushbench.evaluation.answers import ask
 from brushbench.evaluation.columns import Column, load_columns
-from brushbench.evaluation.damages import DAMAGES, ORDERS, is_for
+from brushbench.evaluation.damages import DAMAGES, ORDERS, is_for, levels
 from brushbench.evaluation.scoring import Scoring
 from brushbench.features import Features
+from brushbench.pictures import encode_png, open_picture, to_rgb
 from brushbench.progress import track
 from brushbench.stats import wilson
 from brushbench.types import JSON, Benchmark, Metric, Picture, Sample, Score, Unscored, sample_seed
@@ -257,7 +257,7 @@ def _mean(values: Values) -> float:
 
 def _ask_unchanged(sheet: _Sheet, samples: Sequence[Sample]) -> None:
     """Score images before and after changes that nobody sees."""
-    noisy = [_levels(s.image + _rng(s).normal(0, 5, s.image.shape)) for s in samples]
+    noisy = [levels(s.image + _rng(s).normal(0, 5, s.image.shape)) for s in samples]
     sheet.ask("noise", noisy, samples)
     sheet.ask("batch size", noisy, samples, batch=1)
     for change, make in CHANGES.items():
@@ -265,19 +265,13 @@ def _ask_unchanged(sheet: _Sheet, samples: Sequence[Sample]) -> None:
             sheet.ask(change, [make(p, _rng(s)) for p, s in zip(noisy, samples, strict=True)], samples)
 
 
-def _levels(values: npt.NDArray[np.generic]) -> Picture:
-    rounded: Picture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return rounded
-
-
 def _as_png(picture: Picture, _: np.random.Generator) -> Picture:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return np.array(Image.open(buffer, formats=["PNG"]))
+    with open_picture(encode_png(picture), "PNG") as image:
+        return to_rgb(image)
 
 
 def _one_level(picture: Picture, rng: np.random.Generator) -> Picture:
-    return _levels(picture + rng.choice([-1.0, 1.0], picture.shape))
+    return levels(picture + rng.choice([-1.0, 1.0], picture.shape))
 
 
 def _resized(picture: Picture, _: np.random.Generator) -> Picture:

@@ -75,6 +75,15 @@ class Column:
     def header(self, variants: Sequence[str], scores: pandas.DataFrame) -> dict[str, JSON]:
         """Return what is stored with the column's scores: description, identity, and what a table shows of it."""
         return {
+            **self.shown_header(),
+            "shown": self.metric.shown,
+            "variants": list(variants),
+            "captions_cut": int(scores[scores["reason"] == CAPTION_CUT]["sample"].nunique()),
+        }
+
+    def shown_header(self) -> dict[str, JSON]:
+        """Return the part of the header that scores per image and scores of whole sets have in common."""
+        return {
             **self.description,
             "identity": self.identity,
             "unit": self.metric.unit,
@@ -82,9 +91,6 @@ class Column:
             "region": self.metric.region,
             "display": list(self.metric.display),
             "caveat": self.metric.caveats.get(self.metric.protocol, ""),
-            "shown": self.metric.shown,
-            "variants": list(variants),
-            "captions_cut": int(scores[scores["reason"] == CAPTION_CUT]["sample"].nunique()),
         }
 
     def matches(self, header: Mapping[str, JSON]) -> bool:

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 from brushbench.types import Metric, Picture, Region, Sample
 
-__all__ = ["DAMAGES", "ORDERS", "Damage", "Kind", "Order", "blended", "is_for", "smeared"]
+__all__ = ["DAMAGES", "ORDERS", "Damage", "Kind", "Order", "blended", "is_for", "levels", "smeared"]
 
 Question: TypeAlias = "tuple[Picture, Sample]"
 Kind: TypeAlias = Literal["hole", "whole", "caption", "question", "order"]
@@ -62,8 +62,14 @@ def is_for(metric: Metric, kind: Kind) -> bool:
     return kind in KINDS[metric.region]
 
 
+def levels(values: npt.NDArray[np.generic]) -> Picture:
+    """Return grey levels, rounded and limited to 0 to 255, as uint8."""
+    rounded: Picture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return rounded
+
+
 def _in_hole(sample: Sample, changed: npt.NDArray[np.generic], whole: bool = False) -> Question:
-    values = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+    values = levels(changed)
     return (values if whole else np.where(sample.hole[..., None], values, sample.image)), sample
 
 

@@ -10,7 +10,7 @@ from brushbench.evaluation.columns import Column, choose_columns, for_cli, weigh
 from brushbench.evaluation.loading import load_metric
 from brushbench.metrics.plugins import metric_class
 from brushbench.metrics.sets import LEAST, SetMetric
-from brushbench.runs import set_digest
+from brushbench.runs import image_sets, set_digest
 from brushbench.types import JSON, Benchmark, Picture, Sample, Unscored
 from brushbench.variants import make_variant
 
@@ -57,31 +57,17 @@ def _score_set(folder: RunFolder, benchmark: Benchmark, metric: SetMetric, varia
     column = Column(metric)
     header = folder.metric_headers().get(column.name, {})
     held: list[dict[str, Any]] = list(header.get("sets", ())) if column.matches(header) and not redo else []
-    answered: dict[tuple[str, str], list[tuple[int, PictureRow]]] = {}
-    rows = folder.picture_rows()
-    for index, key in enumerate(benchmark.keys):
-        row = rows.get((*key, 0))  # further repeats show the same scenes again
-        if row is not None and row.state == "ok":
-            answered.setdefault((key[1], row.meta.get("prompt_variant", "caption")), []).append((index, row))
-    for (split, prompt_variant), images in answered.items():
-        digest = set_digest([row for _, row in images])
+    rows, places = folder.picture_rows(), {(*key, 0): place for place, key in enumerate(benchmark.keys)}
+    for (split, prompt_variant), images in image_sets(rows[key] for key in places if key in rows).items():
+        digest = set_digest(images)
         for variant in variants:
             place: dict[str, JSON] = {"split": split, "prompt_variant": prompt_variant, "variant": variant}
             if any(place.items() <= one.items() and one["images_sha256"] == digest for one in held):
                 continue
             held = [one for one in held if not place.items() <= one.items()]
-            held.append({**place, "images_sha256": digest, **_one(folder, benchmark, metric, variant, images)})
-    shown: dict[str, JSON] = {
-        **column.description,
-        "identity": column.identity,
-        "unit": metric.unit,
-        "higher_is_better": metric.higher_is_better,
-        "region": metric.region,
-        "display": list(metric.display),
-        "caveat": metric.caveats.get(metric.protocol, ""),
-        "sets": list(held),
-    }
-    folder.record_metric(column.name, shown)
+            scored = _one(folder, benchmark, metric, variant, [(places[row.key], row) for row in images])
+            held.append({**place, "images_sha256": digest, **scored})
+    folder.record_metric(column.name, {**column.shown_header(), "sets": list(held)})
 
 
 def _one(
@@ -97,7 +83,8 @@ def _one(
         picture = folder.picture(row)
         try:
             if not isinstance(picture, Unscored):
-                pairs.append((make_variant(variant, picture, benchmark[index]), benchmark[index]))
+                sample = benchmark[index]
+                pairs.append((make_variant(variant, picture, sample), sample))
         except DataError:  # the record cannot be read: n is smaller, and says so
             continue
     if len(pairs) < LEAST:

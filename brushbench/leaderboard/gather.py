@@ -157,11 +157,9 @@ def _rows(run: Run, protocol: str, by: str | None) -> Iterator[Gathered]:
                 own = sets.pop((str(split), str(prompt_variant), variant), {})
                 described |= {metric: headers[metric] for metric in own}
                 yield Gathered(run, variant, question, columns, described, own)
+    rows = run.picture_rows() if sets else []
     for (split, prompt_variant, variant), own in sets.items():  # of runs that hold no score per image
-        rows = run.picture_rows()
-        alike = {
-            r.sample for r in rows if (r.split, r.meta.get("prompt_variant", "caption")) == (split, prompt_variant)
-        }
+        alike = {row.sample for row in rows if (row.split, row.prompt_variant) == (split, prompt_variant)}
         question = _question(run, split, prompt_variant, "", tuple(sorted(alike)))
         yield Gathered(run, variant, question, {}, {metric: headers[metric] for metric in own}, own)
 
