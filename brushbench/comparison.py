@@ -157,8 +157,12 @@ def compare(
         )
     keys = _keys(first, second, metrics, split)
     found = list(pair(first, second, keys))
-    rows = [_compared(item) for item in found if isinstance(item, Pair)]
-    left_out = [item[1] for item in found if not isinstance(item, Pair)]
+    rows = [_compared(item) for item in found if isinstance(item, Pair) and item.paired_ids]
+    left_out = [
+        f"{item.key.name}: no sample has a score in both" if isinstance(item, Pair) else item[1]
+        for item in found
+        if not (isinstance(item, Pair) and item.paired_ids)
+    ]
     if not rows:
         raise RunError(f"{runs[0].path} and {runs[1].path} have no column in common: {'; '.join(left_out) or 'none'}.")
     return Comparison(first.label, second.label, tuple(rows), tuple(f"not compared: {reason}" for reason in left_out))

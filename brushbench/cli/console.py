@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +101,7 @@ def show_runs(runs: list[Run], table: TableOptions) -> None:
 
 
 def check_complete(
-    runs: list[Run], max_failed: int, others: bool = False, remedy: str = "", scored: bool = False
+    runs: list[Run], max_failed: int, others: bool = False, remedy: str = "", columns: Container[str] | None = ()
 ) -> None:
     """Say what of the runs' images failed or is still to be made, and exit with the code of an incomplete run.
 
@@ -110,7 +110,7 @@ def check_complete(
         max_failed: failed or missing images per run that are tolerated.
         others: other shards may still be at work, so that what is left is not missed here.
         remedy: how failed images are made again.
-        scored: they were scored just now: a metric that failed counts too.
+        columns: those that are shown, ``metric@protocol``; ``None``: all. Where their metric failed, that counts too.
 
     Raises:
         typer.Exit: code 3, a run is incomplete, or more of its images failed.
@@ -129,8 +129,10 @@ def check_complete(
                 say(BAD_RECORDS)
             _say_tracebacks(run)
         incomplete |= not outcome.is_complete(max_failed, others)
-        for column, reasons in (run.faults() if scored else {}).items():
-            say(f"{run.config.name}: {column}: {len(reasons)} images have no score: {common_reasons(reasons)}.")
+        faults = {} if columns == () else run.faults()
+        for column in (name for name in faults if columns is None or name in columns):
+            reasons = faults[column]
+            say(f"{run.label}: {column}: {len(reasons)} images have no score: {common_reasons(reasons)}.")
             incomplete |= len(reasons) > max_failed
     if incomplete:
         raise typer.Exit(RunError.exit_code)

@@ -63,7 +63,7 @@ def eval_(
     runs = _run_methods(method, data, run, scoring, machine, failures)
     show_runs(runs, table)
     _look(runs, look)
-    check_complete(runs, failures.max_failed, others=run.shard is not None, remedy=RETRY, scored=True)
+    check_complete(runs, failures.max_failed, others=run.shard is not None, remedy=RETRY, columns=None)
 
 
 def _look(runs: list[Run], look: LookOptions) -> None:

@@ -78,7 +78,7 @@ def score(
         say(f"{jobs} processes share the work; the bars show the first one's part.")
         done = share(work, jobs, elsewhere=work)
     show_runs([done], table)
-    check_complete([done], failures.max_failed, scored=True)
+    check_complete([done], failures.max_failed, columns=None)
 
 
 def _score_run(run: Path, data: DataOptions, scoring: Scoring, shard: str | None = None) -> Run:

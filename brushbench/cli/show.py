@@ -63,7 +63,9 @@ def leaderboard(
         typer.echo(text)
     say_unavailable(opened)
     scored = _say_unscored(opened, protocol)
-    check_complete(opened, failures.max_failed)
+    names = {column for run in opened for column in run.metrics} if wanted is None else wanted
+    columns = {f"{name.partition('@')[0]}@{protocol}" for name in names}
+    check_complete(opened, failures.max_failed, columns=columns)
     if not scored:
         raise typer.Exit(RunError.exit_code)
 

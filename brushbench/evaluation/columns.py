@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from brushbench.store import PictureKey, RunFolder
     from brushbench.weights import Needs
 
-__all__ = ["Column", "choose_columns", "for_cli", "load_columns", "stored_rows", "weights_of"]
+__all__ = ["Column", "check_plugins", "choose_columns", "for_cli", "load_columns", "stored_rows", "weights_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +172,18 @@ def load_columns(scoring: Scoring, benchmark: Benchmark) -> tuple[list[Column], 
             raise UsageError(f"Two metrics fill the column {column.name!r}. Change the `name` of one, or leave it out.")
         columns[column.name] = column
     return list(columns.values()), unavailable
+
+
+def check_plugins(scoring: Scoring) -> None:
+    """Load metrics of one's own, and let go of them: what is wrong with one is said before any image is made.
+
+    Raises:
+        UsageError: a name, a unit or a description that no column can have.
+    """
+    for name, protocol in choose_columns(scoring.metrics) if scoring.metrics != "auto" else ():
+        if name not in registry.BUILTIN["metric"]:
+            with contextlib.suppress(WeightsError):  # unavailable, which is no mistake in it
+                _ = _load_column(name, protocol, scoring.weights.get(name), scoring).description
 
 
 def _load_column(name: str, protocol: str, weights: str | None, scoring: Scoring) -> Column:

@@ -13,7 +13,7 @@ from brushbench.engines.shard import Shard
 from brushbench.errors import DataError, RunError, UnknownNameError, UsageError, WeightsError, printable, reason_of
 from brushbench.evaluation.answers import ask
 from brushbench.evaluation.behind import Behind
-from brushbench.evaluation.columns import Column, for_cli, load_columns, stored_rows
+from brushbench.evaluation.columns import Column, check_plugins, for_cli, load_columns, stored_rows
 from brushbench.evaluation.plan import Batch, make_plan
 from brushbench.evaluation.sets import score_sets
 from brushbench.features import Features
@@ -54,7 +54,7 @@ class Scoring:
     features: Features | None = None  # share captions, models and references with other calls
 
     def __post_init__(self) -> None:
-        """Refuse weights that no metric reads or that are not there, and such a device, before any work."""
+        """Refuse, before any work, an unusable device, weights or metric of one's own."""
         check_device(self.device)
         for name, place in self.weights.items():
             metric = metric_class(name)
@@ -66,6 +66,7 @@ class Scoring:
                 load_metric(name, metric.protocols[0], place, self.device, self.dtype)
             except WeightsError as error:
                 raise UsageError(f"--weights {name}={place}: {for_cli(error, name)}") from None
+        check_plugins(self)
 
 
 def score(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from brushbench.errors import WeightsError
+from brushbench.errors import UsageError, WeightsError
 from brushbench.evaluation import evaluate
 from brushbench.types import Capabilities, Sample
+from tests.brushbench.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 
 METHODS = """
 import os
+import re
 import sys
 import numpy as np
 from brushbench import Capabilities
@@ -227,3 +230,54 @@ def test_a_run_that_ends_before_its_first_image_leaves_no_folder(error: BaseExce
     with pytest.raises(type(error)):
         evaluate(Method(), [sample], out=tmp_path / "run", metrics="psnr")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_leaderboard_of_a_metric_that_failed_gives_exit_3_and_the_reason(
+    brushbench: Command, tmp_path: Path
+) -> None:
+    """It showed a dash, and exit code 0; `compare` showed n = 0 as a comparison."""
+    (tmp_path / "metric.py").write_text("def shade(picture, sample): raise ValueError('too dark')\n")
+    reason = "shade@standard: 2 images have no score: the metric failed: ValueError: too dark (2 times)"
+    command = "eval -m copy -m telea --bench d --variants raw --metrics psnr,metric.py:shade"
+    assert f"copy: {reason}" in brushbench(command, 3)
+    told = brushbench("leaderboard runs/folder/copy=mine runs/folder/telea", 3)
+    assert f"mine: {reason}" in told
+    assert f"telea: {reason}" in told
+    assert reason in brushbench("leaderboard runs --metrics psnr,shade", 3)
+    assert reason in brushbench("leaderboard runs --max-failed 2")
+    for other in ("--metrics psnr", "--metrics psnr@standard", "--published"):  # where the column is not shown
+        assert "shade" not in brushbench(f"leaderboard runs {other}")
+    two = "compare runs/folder/copy runs/folder/telea"
+    assert "not compared: shade, brush: no sample has a score in both" in brushbench(two)
+    assert "no sample has a score in both" in brushbench(f"{two} --metrics shade", 3)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ("name = '../x'", "is named '../x'"),
+        ("name = 'psnr'", "has the name of the built-in metric 'psnr'. Change its `name`."),
+        ("unit = 3", "unit is '3', expected text"),
+        ("unit = 'dB\\n'", "unit is 'dB"),
+        ("def __init__(self): raise ValueError('no licence')", "cannot be constructed: ValueError: no licence"),
+        ("def describe(self): return {'x': object()}", "describe() of metric 'shade' is no dict of texts and numbers"),
+    ],
+)
+def test_a_metric_of_ones_own_is_checked_before_any_image_is_made(
+    facts: str, words: str, brushbench: Command, tmp_path: Path
+) -> None:
+    """Its name and unit were looked at when every image was made; a run that was to be replaced was gone by then."""
+    (tmp_path / "metric.py").write_text(
+        "from brushbench.metrics.base import BaseMetric\nclass Shade(BaseMetric):\n    name = 'shade'\n"
+        "    higher_is_better = True\n    region = 'whole'\n    unit = ''\n"
+        f"    def _score(self, pictures, samples, features): return [1.0] * len(pictures)\n    {facts}\n"
+    )
+    command = "eval -m telea --bench d --variants raw"
+    brushbench(f"{command} --metrics psnr --name old")
+    for more in ("--name new", "--name new --jobs 2", "--name old --overwrite"):
+        assert words in brushbench(f"{command} --metrics metric.py:Shade {more}", 2)
+    assert not (tmp_path / "runs" / "folder" / "new").exists()
+    assert "psnr" in brushbench("leaderboard runs/folder/old")
+    with pytest.raises(UsageError, match=re.escape(words)):
+        evaluate("telea", str(tmp_path / "d"), out=tmp_path / "new", metrics=["metric.py:Shade"])
+    assert not (tmp_path / "new").exists()

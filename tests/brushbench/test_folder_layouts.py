@@ -14,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from brushbench import evaluate, load_benchmark, masks
+from brushbench import compare, evaluate, load_benchmark, masks
 from brushbench.benchmarks.folder import Folder
-from brushbench.errors import BadRecordError, UnknownNameError
+from brushbench.errors import BadRecordError, ConfigMismatchError, RunError, UnknownNameError
+from brushbench.evaluation import Scoring, rescore
 from brushbench.leaderboard import make_tables, open_runs, render
+from brushbench.training.checkpoints import check_identity
+from brushbench.training.streams import BenchmarkPictures
 
 HEIGHT, WIDTH = 20, 32
 HOLE = np.zeros((HEIGHT, WIDTH), dtype=bool)
@@ -253,3 +256,35 @@ def test_a_folder_of_masks_under_another_name_is_not_passed_over_in_silence(tmp_
     ]
     (tmp_path / "mask").rename(tmp_path / "masks")
     assert rows_marked(Folder(tmp_path)) == {"a": 3}
+
+
+CAPTIONS = {
+    "captions.json": '{{"a": "one", "b": "{}"}}',
+    "captions.jsonl": '{{"name": "a", "caption": "one"}}\n{{"name": "b", "caption": "{}"}}\n',
+    "captions.csv": "name,caption\na,one\nb,{}\n",
+    "captions.txt": "a\tone\nb\t{}\n",
+    "images/metadata.jsonl": '{{"file_name": "a.png", "text": "one"}}\n{{"file_name": "b.png", "text": "{}"}}\n',
+    "images/b.txt": "{}",
+}
+
+
+@pytest.mark.parametrize("file", CAPTIONS)
+def test_scores_and_images_of_other_captions_are_refused(file: str, tmp_path: Path) -> None:
+    """Whatever file the captions are in, they are part of what a run was made on: its content, not its place."""
+    for seed, name in enumerate("ab"):
+        picture_at(tmp_path / "d" / "images" / f"{name}.png", seed)
+    captions = tmp_path / "d" / file
+    captions.write_text(CAPTIONS[file].format("two"))
+    run = evaluate("copy", tmp_path / "d", out=tmp_path / "run", metrics="psnr", variants="raw")
+    trained_on = BenchmarkPictures(load_benchmark(tmp_path / "d")).identity()
+    captions.write_text(CAPTIONS[file].format("three"))
+    with pytest.raises(RunError, match="was made on other data than 'folder' holds now"):
+        rescore(run.path, scoring=Scoring("mse"))
+    with pytest.raises(ConfigMismatchError, match=r"benchmark\.sha256"):
+        evaluate("copy", tmp_path / "d", out=run.path, metrics="psnr")
+    with pytest.raises(ConfigMismatchError, match="data_sha256 was"):  # a training
+        check_identity(run.path, trained_on, BenchmarkPictures(load_benchmark(tmp_path / "d")).identity())
+    other = evaluate("copy", tmp_path / "d", out=tmp_path / "other", metrics="psnr", variants="raw")
+    assert len(make_tables([run, other])) == 2  # never one table
+    with pytest.raises(RunError, match="cannot be paired by sample: data of folder"):
+        compare(run, other)

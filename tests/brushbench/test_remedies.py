@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-import shlex
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +16,10 @@ from PIL import Image
 
 from brushbench.cli import app
 from tests.brushbench import toys
-from tests.hostile.corpus import command_line, good_folder
+from tests.brushbench.conftest import Command
+from tests.hostile.corpus import good_folder
 
 ROOT = Path(__file__).parents[2]
-Command = Callable[..., str]
-
-
-@pytest.fixture
-def brushbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run a command line in a folder with the benchmark `d`; return what it printed on one line."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "300")
-    good_folder(tmp_path / "d")
-
-    def run(line: str, code: int = 0) -> str:
-        done = command_line(shlex.split(line), monkeypatch)
-        assert done.exit == code, done.output
-        assert "Traceback" not in done.output
-        return " ".join(done.output.split())
-
-    return run
 
 
 def write_method(file: Path, text: bool = False) -> None:
