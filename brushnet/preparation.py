@@ -114,7 +114,8 @@ class BrushNetPipelineMixin:
                 if library not in LIBRARIES:
                     raise ValueError(
                         f"model_index.json takes {name} from {library!r}, which is not imported; expected one of "
-                        f"{', '.join(map(str, LIBRARIES))}. Load that part yourself and pass it as {name}=…."
+                        f"{', '.join(map(str, LIBRARIES))}. Write [null, null] there, load that part yourself, and "
+                        f"pass it as {name}=…."
                     )
         return loaded
 
