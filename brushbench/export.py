@@ -133,6 +133,7 @@ def pull(repository: str, out: Path) -> list[Path]:
             ) from None
     found = sorted(file.parent for file in out.glob("runs/*/run.json"))
     if not found:
+        shutil.rmtree(out, ignore_errors=True)  # it was new or empty, and the right repository may go there
         raise RunError(f"{repository} holds no runs. Expected what `brushbench push` uploads: runs/000/run.json …")
     return found
 

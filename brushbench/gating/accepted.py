@@ -128,7 +128,10 @@ def accept(
     lost = {s: n for s, n in scores.states.items() if s not in ("planned", "ok") and n}
     if lost or scores.states["ok"] != scores.states["planned"]:
         counts = ", ".join(f"{n} {state}" for state, n in scores.states.items())
-        raise RunError(f"{run.path} is incomplete ({counts}). Finish it before it is accepted.")
+        raise RunError(
+            f"{run.path} is incomplete ({counts}). Finish it before it is accepted; `brushbench eval` with "
+            "--retry-failed makes failed images again."
+        )
     write_atomically(file, _dump(_record(scores, name, reason, noise_of(run, noise))))
     return file
 
@@ -236,9 +239,9 @@ def load_accepted(ref: Path | str | Run) -> ScoreSet:
     if isinstance(ref, Run):
         return from_run(ref)
     path = Path(ref).expanduser()
-    if path.is_dir():
-        return from_run(Run.open(path))
     known = accepted_names()
+    if path.is_dir() and (str(ref) not in known or (path / "run.json").exists()):
+        return from_run(Run.open(path))
     file = path if path.is_file() else known.get(str(ref))
     if file is None:
         listed = ", ".join(known) or "none"
@@ -263,7 +266,8 @@ def read_accepted(file: Path) -> Accepted:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
         raise RunError(
-            f"{file} is no accepted file, or damaged ({why[:300]}). Restore it, or accept the run again."
+            f"{file} is no accepted file, or damaged ({why[:300]}). Restore it, or accept the run "
+            "again with --overwrite."
         ) from None
 
 

@@ -130,7 +130,8 @@ class Policy(_Strict):
             return DEFAULT_MARGINS[key.metric], "default"
         raise UsageError(
             f'Metric {key.metric!r} has no default margin. Write one into the policy: [metrics."{key.metric}"] margin '
-            "= …, in the metric's own unit, or accept a run with a noise floor: brushbench accept RUN --noise RUN_B."
+            "= …, in the metric's own unit, or accept a run with a noise floor: brushbench accept RUN --noise RUN_B "
+            '--name NAME --reason "…"'
         )
 
 

@@ -23,7 +23,7 @@ def brushbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     def run(line: str, code: int = 0) -> str:
         done = command_line(shlex.split(line), monkeypatch)
         assert done.exit == code, done.output
-        assert "Traceback" not in done.output
+        assert "Traceback (most recent" not in done.output
         return " ".join(done.output.split())
 
     return run
