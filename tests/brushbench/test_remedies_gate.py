@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,10 @@ POLICIES = {
 }
 
 
-@pytest.fixture
-def runs(brushbench: Command, tmp_path: Path) -> Command:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs whose scores are written by hand, and policies."""
+    tmp_path = tmp_path_factory.mktemp("written")
     for name, changes in {
         "old": {}, "same": {}, "other": {"data": "b"}, "seed2": {"seed": 2}, "short": {"method": {"steps": 10}},
     }.items():  # fmt: skip
@@ -38,6 +40,13 @@ def runs(brushbench: Command, tmp_path: Path) -> Command:
     for name, text in POLICIES.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "file").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def runs(brushbench: Command, written: Path, tmp_path: Path) -> Command:
+    """The command line in a folder that holds them."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     return brushbench
 
 
