@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from baselines.latents import decode_scaled, load_single_file, load_vae, loading, vae_factor
+from baselines.latents import decode_scaled, load_single_file, load_vae, vae_factor
 from baselines.presets import (
     PARTS,
     describe_base,
@@ -36,6 +36,7 @@ from baselines.presets import (
 )
 from brushbench.devices import choose_device, choose_dtype
 from brushbench.errors import UsageError
+from brushbench.stock import loading
 from brushbench.types import JSON, Capabilities, InpaintRequest, Picture
 from brushnet.acceleration import Speed, prepare_unet
 from brushnet.conditioning import draw_noise

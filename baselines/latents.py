@@ -5,8 +5,7 @@ The autoencoder always computes in float32: it is a small part of the time, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.presets import single_file_config, variant_of
-from brushbench.errors import WeightsError, printable
+from brushbench.stock import loading
 from brushbench.types import Picture
 from brushnet.conditioning import encode_moments, in_parts, vae_factor
 
@@ -28,40 +27,11 @@ __all__ = [
     "encode_scaled",
     "load_single_file",
     "load_vae",
-    "loading",
     "reduce_hole",
     "vae_factor",
 ]
 
 Reduction: TypeAlias = Literal["any", "nearest"]
-
-
-@contextmanager
-def loading(place: Path, what: str, remedy: str = "Save it again with save_pretrained") -> Iterator[None]:
-    """Load from saved files: without the bars of diffusers and transformers, and with one sentence for what fails.
-
-    Args:
-        place: the folder or file.
-        what: what it is loaded as, for the message.
-        remedy: what to do, for the message.
-
-    Raises:
-        WeightsError: it does not load.
-    """
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    shown = [log for log in (of_diffusers, of_transformers) if log.is_progress_bar_enabled()]
-    for log in shown:
-        log.disable_progress_bar()
-    try:
-        yield
-    except Exception as error:  # readers of weights, the hub and its transport each raise kinds of their own
-        text = printable(str(error)) or type(error).__name__
-        raise WeightsError(f"{place} does not load as {what}: {text}. {remedy}.") from error
-    finally:
-        for log in shown:
-            log.enable_progress_bar()
 
 
 def load_single_file(cls: Any, file: Path, dtype: torch.dtype, **options: Any) -> Any:

@@ -84,6 +84,9 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "fid": "brushbench.metrics.fid:FID",
         "kid": "brushbench.metrics.kid:KID",
         "inpaint_reward": "brushbench.metrics.inpaint_reward:InpaintReward",
+        "dino_similarity": "brushbench.metrics.dino_similarity:DinoSimilarity",
+        "remove": "brushbench.metrics.remove:Remove",
+        "cfd": "brushbench.metrics.cfd:Cfd",
     },
     "benchmark": {
         "brushbench": "brushbench.benchmarks.brushbench:BrushBench",

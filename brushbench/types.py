@@ -51,7 +51,7 @@ Hole: TypeAlias = npt.NDArray[np.bool_]  # (H, W), True = repaint
 Region: TypeAlias = Literal["whole", "hole", "keep", "boundary"]
 
 SPLITS = ("inside", "outside", "brush")
-PROTOCOLS = ("standard", "brushnet-paper", "freeinpaint")
+PROTOCOLS = ("standard", "brushnet-paper", "freeinpaint", "published", "published-crop")
 NEUTRAL_GREY = 127
 
 

@@ -385,7 +385,7 @@ def test_a_picture_one_pixel_wide_is_a_score_or_a_reason(shape):
     fine = np.zeros((64, 64), dtype=bool)
     fine[10:30, 10:30] = True
     samples = [Sample("a", image, hole, "x", "inside"), Sample("b", good, fine, "x", "inside")]
-    without_tiny = {"pick_score", "inpaint_reward", "hps_v3"}
+    without_tiny = {"pick_score", "inpaint_reward", "hps_v3", "dino_similarity", "remove", "cfd"}
     names = set(registry.names("metric")) - without_tiny
     for name in sorted(name for name in names if not metric_class(name).of_set):
         metric = brushbench.load_metric(name, weights="tiny" if metric_class(name).needs else None, device="cpu")
