@@ -199,7 +199,7 @@ def start_task(config: FitConfig, recipe: BrushNetRecipe) -> BrushNetTask:
     try:
         folder = find_base(**_place_of(recipe.base))
     except MissingWeightsError as error:  # its advice names the option of a method
-        raise MissingWeightsError(str(error).replace("base=FOLDER", "--base FOLDER")) from None
+        raise MissingWeightsError(str(error).replace("base=", "--base ")) from None
     base = load_base(folder)
     if recipe.init_from is None:
         brushnet = BrushNetModel.from_unet(base.unet)
