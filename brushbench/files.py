@@ -85,9 +85,9 @@ def regular_file(path: Path | str, what: str = "file") -> Path:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
         raise UnusableError(f"the {what} {shown!r} cannot be opened ({reason})", "Name a file that exists") from None
-    for is_kind, kind in KINDS:
-        if is_kind(mode):
-            raise UnusableError(f"the {what} {path} is {kind}, expected a file", "Put a regular file there")
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_kind, kind in KINDS if is_kind(mode)), "of an unknown kind")
+        raise UnusableError(f"the {what} {path} is {kind}, expected a file", "Put a regular file there")
     return path
 
 
@@ -110,7 +110,10 @@ def read_bytes(path: Path | str, what: str = "file") -> bytes:
     most = limit("BRUSHBENCH_MAX_BYTES")
     try:
         with path.open("rb") as file:
-            data = file.read(most + 1)  # not by its size: a file may grow, and some in /proc say 0
+            size = min(os.fstat(file.fileno()).st_size, most)
+            data = file.read(size + 1)  # asked for `most` at once, Python would set that much memory aside
+            if len(data) > size:  # the file grew, or is one in /proc, which says 0
+                data += file.read(most + 1 - len(data))
     except OSError as error:
         raise UnusableError(f"the {what} {path} cannot be read ({error.strerror})", "Make it readable") from None
     if len(data) > most:

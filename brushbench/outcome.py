@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from brushbench.store import PictureRow
+    from brushbench.records import PictureRow
 
 __all__ = ["FAULT", "UNUSABLE", "Outcome", "common_reasons"]
 

@@ -46,8 +46,10 @@ def intervals_of(columns: Sequence[Scores], tail: float) -> list[Interval]:
             continue
         drawn = resample(np.stack([columns[i] for i in spread], axis=1))
         student = float(stdtrit(n - 1, 1 - tail)) / math.sqrt(n - 1)
-        high = [np.quantile(drawn.w, 1 - reach, axis=0), drawn.straighten(np.quantile(drawn.bent, 1 - reach, axis=0))]
-        low = [np.quantile(drawn.w, reach, axis=0), drawn.straighten(np.quantile(drawn.bent, reach, axis=0))]
+        tails = (reach, 1 - reach)
+        low, high = zip(
+            np.quantile(drawn.w, tails, axis=0), drawn.straighten(np.quantile(drawn.bent, tails, axis=0)), strict=True
+        )
         upper, lower = np.max(high, axis=0).clip(min=student), np.min(low, axis=0).clip(max=-student)
         for i, up, down in zip(spread, upper, lower, strict=True):
             mean, sd = float(columns[i].mean()), float(columns[i].std())
@@ -83,7 +85,8 @@ class Resampled:
 
 
 def _bend(w: Scores, skewness: Scores, n: int) -> Scores:
-    return w + skewness * w**2 / 3 + skewness**2 * w**3 / 27 + skewness / (6 * n)
+    # Horner's form: NumPy's third power is ten times slower than three products.
+    return w * (1 + w * (skewness / 3 + w * (skewness**2 / 27))) + skewness / (6 * n)
 
 
 def resample(columns: Scores) -> Resampled:
@@ -99,7 +102,7 @@ def resample(columns: Scores) -> Resampled:
         spread = variances > 1e-12 * second
         sd = np.sqrt(variances, out=np.ones_like(first), where=spread)
         means = np.where(spread, first / sd, 0.0)
-        skewness = np.where(spread, (third - 3 * first * second + 2 * first**3) / sd**3, 0.0)
+        skewness = np.where(spread, (third - first * (3 * second - 2 * first * first)) / (sd * sd * sd), 0.0)
         w.append(means)
         bent.append(_bend(means, skewness, n))
     return Resampled(np.concatenate(w), np.concatenate(bent), (scaled**3).mean(axis=0), n)

@@ -14,8 +14,9 @@ import numpy as np
 from brushbench.config import RunConfig, RunHeader
 from brushbench.errors import UsageError
 from brushbench.outcome import FAULT, Outcome
+from brushbench.records import PictureRow
 from brushbench.stats import summarise_all
-from brushbench.store import PictureRow, RunFolder
+from brushbench.store import RunFolder
 from brushbench.types import JSON, PROTOCOLS, Picture
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ class Run:
         """
         table = self._folder.scores()
         current = np.array(self._folder.is_current(table), dtype=bool)
+        if current.all():
+            return table
         return table.assign(value=table["value"].where(current), reason=table["reason"].where(current, STALE))
 
     def set_scores(self) -> list[SetValue]:

@@ -32,13 +32,10 @@ from brushbench.progress import say
 from brushbench.records import (
     AGAIN,
     BATCH_NAME,
-    COLUMNS,
-    KEY,
     ColumnScores,
     PictureKey,
     PictureRow,
     ScoreRow,
-    State,
     column_sha256,
     dump,
     file_name,
@@ -63,18 +60,7 @@ if TYPE_CHECKING:
 
     from brushbench.config import RunHeader
 
-__all__ = [
-    "COLUMNS",
-    "KEY",
-    "ColumnScores",
-    "PictureKey",
-    "PictureRow",
-    "RunFolder",
-    "ScoreRow",
-    "State",
-    "pixel_sha256",
-]
-
+__all__ = ["RunFolder"]
 
 SHOWN = 5  # lines of differences in a message
 PATIENCE = 1.0  # seconds before a process says for what it waits
@@ -294,7 +280,11 @@ class RunFolder:
 
     def finished_batches(self) -> list[str]:
         """Return the names of the committed batches; other files beside them are not ours."""
-        return sorted(f.stem for f in self.path.glob("batches/*.json") if BATCH_NAME.fullmatch(f.stem))
+        return [file.stem for file in self._batch_files()]
+
+    def _batch_files(self) -> list[Path]:
+        files = (self.path / "batches").glob("*.json")
+        return sorted((file for file in files if BATCH_NAME.fullmatch(file.stem)), key=lambda file: file.stem)
 
     def is_committed(self, batch: str) -> bool:
         """Whether a batch is there, whole or as the last one of a smaller run."""
@@ -344,17 +334,17 @@ class RunFolder:
             RunError: a batch is damaged, or a picture stands in two.
         """
         found: dict[PictureKey, PictureRow] = {}
-        batches = self.finished_batches()
-        for batch, rows in zip(batches, read_all_rows(list(map(self._batch_file, batches))), strict=True):
+        files = self._batch_files()
+        for file, rows in zip(files, read_all_rows(files), strict=True):
             for row in rows:
                 if row.key in found:
-                    raise RunError(f"{self._batch_file(batch)} holds {row.key}, which another batch holds too. {AGAIN}")
+                    raise RunError(f"{file} holds {row.key}, which another batch holds too. {AGAIN}")
                 found[row.key] = row
         return found
 
     def newest_batch(self) -> float:
         """Return when the last batch was committed, in seconds since 1970; 0 where there is none."""
-        return max((self._batch_file(batch).stat().st_mtime for batch in self.finished_batches()), default=0.0)
+        return max((file.stat().st_mtime for file in self._batch_files()), default=0.0)
 
     def discard(self, batch: str) -> None:
         """Forget a batch, so that it is made again. Its scores stay, and count no more once the picture differs."""
@@ -428,8 +418,8 @@ class RunFolder:
         """
         table = read_table(self.path / "scores.parquet")
         headers, torn = self.metric_headers(), list[int]()
-        for column, rows in table.groupby(table["metric"] + "@" + table["protocol"], sort=False):
-            recorded = headers.get(str(column), {}).get("scores_sha256")
+        for (metric, protocol), rows in table.groupby(["metric", "protocol"], sort=False):
+            recorded = headers.get(f"{metric}@{protocol}", {}).get("scores_sha256")
             if recorded and not is_of(recorded, rows):
                 torn += rows.index.tolist()
         return table.drop(index=torn).reset_index(drop=True) if torn else table

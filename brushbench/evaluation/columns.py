@@ -20,14 +20,15 @@ from brushbench.evaluation.provenance import code_of
 from brushbench.features import Features
 from brushbench.metrics.base import CAPTION_CUT
 from brushbench.metrics.plugins import metric_class
-from brushbench.store import ScoreRow
+from brushbench.records import ScoreRow
 from brushbench.types import JSON, Benchmark, Metric
 
 if TYPE_CHECKING:
     import pandas
 
     from brushbench.evaluation.scoring import Scoring
-    from brushbench.store import PictureKey, RunFolder
+    from brushbench.records import PictureKey
+    from brushbench.store import RunFolder
     from brushbench.weights import Needs
 
 __all__ = ["Column", "check_plugins", "choose_columns", "for_cli", "load_columns", "stored_rows", "weights_of"]

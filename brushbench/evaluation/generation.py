@@ -18,7 +18,8 @@ from brushbench.evaluation.sources import NoPicture, Source
 from brushbench.isolation import world_of
 from brushbench.outcome import UNUSABLE, common_reasons
 from brushbench.progress import track
-from brushbench.store import PictureRow, RunFolder, State, pixel_sha256
+from brushbench.records import PictureRow, State, pixel_sha256
+from brushbench.store import RunFolder
 from brushbench.types import JSON, Benchmark, Picture, Sample, sample_seed
 
 __all__ = ["generate"]

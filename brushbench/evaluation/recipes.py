@@ -23,9 +23,10 @@ from brushbench.evaluation.scoring import Scoring, choose_variants, score
 from brushbench.evaluation.sources import ImageFolder, Method, NoPicture, Source
 from brushbench.features import Features
 from brushbench.progress import say
+from brushbench.records import PictureKey
 from brushbench.registry import Spec, parse_spec
 from brushbench.runs import Run
-from brushbench.store import PictureKey, RunFolder
+from brushbench.store import RunFolder
 from brushbench.types import Benchmark, Inpainter, Picture, Sample, sample_seed
 
 __all__ = ["Made", "Session", "carry_out", "configure", "evaluate", "inpaint_one", "rescore", "score_images"]

@@ -19,8 +19,9 @@ from brushbench.evaluation.sets import score_sets
 from brushbench.features import Features
 from brushbench.metrics.plugins import load_metric, metric_class
 from brushbench.progress import track
+from brushbench.records import ColumnScores, PictureKey, PictureRow, ScoreRow
 from brushbench.runs import Run
-from brushbench.store import ColumnScores, PictureKey, PictureRow, RunFolder, ScoreRow
+from brushbench.store import RunFolder
 from brushbench.types import Benchmark, Capabilities, Metric, Picture, Sample, Score, Scored, Unscored
 from brushbench.variants import VARIANTS, make_variant
 from brushbench.weights import is_hub_id

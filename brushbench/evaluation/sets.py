@@ -16,7 +16,8 @@ from brushbench.variants import make_variant
 
 if TYPE_CHECKING:
     from brushbench.evaluation.scoring import Scoring
-    from brushbench.store import PictureRow, RunFolder
+    from brushbench.records import PictureRow
+    from brushbench.store import RunFolder
 
 __all__ = ["score_sets"]
 

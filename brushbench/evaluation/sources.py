@@ -30,7 +30,7 @@ from brushbench.files import is_file, read_bytes
 from brushbench.isolation import world_of
 from brushbench.pictures import ImageFile
 from brushbench.plugins import explained
-from brushbench.store import State
+from brushbench.records import State
 from brushbench.types import (
     JSON,
     NEUTRAL_GREY,

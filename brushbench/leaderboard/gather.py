@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from brushbench.errors import RunError, UnknownNameError, UsageError
 from brushbench.leaderboard.columns import Column
-from brushbench.runs import Run, SetValue, per_sample
+from brushbench.runs import CELL, Run, SetValue, per_sample
 from brushbench.types import SPLITS
 
 if TYPE_CHECKING:
@@ -144,7 +144,8 @@ def _rows(run: Run, protocol: str, by: str | None) -> Iterator[Gathered]:
         if named == protocol:
             sets.setdefault((one.split, one.prompt_variant, one.variant), {})[metric] = one
     scores = run.scores
-    scores = scores if scores.empty else per_sample(scores[scores["protocol"] == protocol])
+    if not scores.empty:
+        scores = per_sample(scores.loc[scores["protocol"] == protocol, [*CELL, "sample", "repeat", "value"]])
     for (split, prompt_variant), part in scores.groupby(["split", "prompt_variant"], sort=False):
         for group, some in _groups(run, part, by):
             ids = tuple(sorted(some["sample"].unique()))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from brushbench.errors import RunError
 from brushbench.leaderboard import Column, Table, make_tables
 from brushbench.leaderboard.columns import heading
+from brushbench.records import PictureRow
 from brushbench.report.images import Drawing, GeneratedPicture
-from brushbench.store import PictureRow
 from brushbench.types import PROTOCOLS, Benchmark
 
 if TYPE_CHECKING:

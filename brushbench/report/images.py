@@ -132,7 +132,7 @@ def _read(picture: GeneratedPicture) -> Picture | str:
     """Read a run's PNG, or return the reason why it is not shown."""
     import cv2
 
-    from brushbench.store import pixel_sha256
+    from brushbench.records import pixel_sha256
 
     try:
         data = picture.file.read_bytes()

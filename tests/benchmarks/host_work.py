@@ -65,7 +65,8 @@ def measure_host() -> dict[str, float]:
     from brushbench.evaluation.columns import choose_columns
     from brushbench.features import Features
     from brushbench.metrics.plugins import load_metric
-    from brushbench.store import PictureRow, RunFolder, pixel_sha256
+    from brushbench.records import PictureRow, pixel_sha256
+    from brushbench.store import RunFolder
     from brushbench.types import Sample
     from brushbench.variants import make_variant
 

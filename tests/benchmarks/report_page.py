@@ -24,7 +24,7 @@ from PIL import Image
 
 import brushbench
 from brushbench.masks import encode_rle
-from brushbench.store import pixel_sha256
+from brushbench.records import pixel_sha256
 from tests.brushbench.written_runs import write_run
 
 METHODS = 8

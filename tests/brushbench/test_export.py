@@ -11,7 +11,7 @@ from brushbench import assets
 from brushbench.errors import BrushbenchError, RunError, UnknownNameError, UsageError
 from brushbench.export import export, pull, push
 from brushbench.leaderboard import make_tables, open_runs, render
-from brushbench.store import COLUMNS
+from brushbench.records import COLUMNS
 
 from .reports import hostile_benchmark, tiny_runs
 

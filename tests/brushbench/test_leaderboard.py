@@ -10,7 +10,8 @@ import pytest
 
 from brushbench.errors import RunError, UnknownNameError, UsageError
 from brushbench.leaderboard import Table, make_tables, open_runs, render
-from brushbench.store import COLUMNS, RunFolder
+from brushbench.records import COLUMNS
+from brushbench.store import RunFolder
 from tests.brushbench.written_runs import write_run
 
 KEEP = {"psnr": {"region": "keep", "unit": "dB"}, "mse": {"region": "keep", "display": ["x10³", 1e3]}}

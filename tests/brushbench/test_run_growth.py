@@ -21,8 +21,8 @@ import brushbench
 from brushbench import records
 from brushbench.errors import ConfigMismatchError, RunError, UsageError
 from brushbench.evaluation import Scoring, rescore
-from brushbench.records import column_sha256, read_rows
-from brushbench.store import PictureRow, RunFolder
+from brushbench.records import PictureRow, column_sha256, read_rows
+from brushbench.store import RunFolder
 from tests.brushbench import toys
 from tests.brushbench.test_run_resume import contents
 

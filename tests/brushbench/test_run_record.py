@@ -20,7 +20,7 @@ from brushbench.errors import ConfigMismatchError, RunError, UsageError
 from brushbench.evaluation import Scoring, rescore
 from brushbench.evaluation.provenance import code_of, software
 from brushbench.pictures import read_picture
-from brushbench.store import pixel_sha256
+from brushbench.records import pixel_sha256
 from tests.brushbench import toys
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_an_old_run_resumes_and_is_left_as_it_is(old: Path) -> None:
 def test_an_old_run_is_scored_again_and_gets_the_same_scores(old: Path) -> None:
     before = brushbench.Run.open(old / "telea").scores
     run = rescore(old / "telea", scoring=Scoring("psnr"))
-    columns = [*brushbench.store.KEY, "value"]
+    columns = [*brushbench.records.KEY, "value"]
     assert run.scores[columns].equals(before[columns])
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from brushbench.config import read_header
-from brushbench.store import ColumnScores, RunFolder, ScoreRow
+from brushbench.records import ColumnScores, ScoreRow
+from brushbench.store import RunFolder
 
 Scores = Sequence[float | None]
 
