@@ -243,7 +243,7 @@ def no_global_draws(name: str) -> Iterator[None]:
     if drawn:
         raise UsageError(
             f"{name} drew random numbers without the samples' own generators, so its pictures cannot be repeated. "
-            "Choose a deterministic scheduler, or another class."
+            "Save the model with a deterministic scheduler, or choose another class."
         )
 
 

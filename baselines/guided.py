@@ -110,7 +110,7 @@ def load_network(cls: Any, place: Path, config: Mapping[str, Any], *, unlike: st
     Args:
         cls: ``UNet2DConditionModel`` or ``ControlNetModel``.
         place: a folder that it was saved to, or a file of weights, in diffusers' names or in the original ones.
-        config: what the network is like if it is a file, or a folder without ``config.json``.
+        config: what the network is like where no ``config.json`` of its class lies beside the weights.
         unlike: what other weights may have been taken for it, for the message.
 
     Raises:
@@ -125,8 +125,7 @@ def load_network(cls: Any, place: Path, config: Mapping[str, Any], *, unlike: st
             problem = {kind: keys for kind, keys in report.items() if keys}
         else:
             with TemporaryDirectory() as folder:
-                text = beside.read_text() if beside.is_file() else json.dumps(dict(config))
-                (Path(folder) / "config.json").write_text(text)
+                (Path(folder) / "config.json").write_text(json.dumps(_config(place, cls.__name__) or dict(config)))
                 network = cls.from_single_file(str(_file(place)), config=folder, torch_dtype=torch.float32)
             problem = {"missing": [name for name, weight in network.named_parameters() if weight.is_meta]}
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, SingleFileComponentError) as error:
@@ -134,6 +133,16 @@ def load_network(cls: Any, place: Path, config: Mapping[str, Any], *, unlike: st
     if any(problem.values()):
         raise WeightsError(f"{place} does not hold a whole {cls.__name__}, or one of {unlike}: {problem}")
     return network.requires_grad_(False).eval()
+
+
+def _config(place: Path, name: str) -> dict[str, Any]:
+    """Return the configuration in a folder, or beside a file, if it is of a class of that name; else nothing."""
+    folder = place if place.is_dir() else place.parent
+    if not (folder / "config.json").is_file():
+        return {}
+    told = json.loads((folder / "config.json").read_text("utf-8"))
+    ours = isinstance(told, dict) and (place.is_dir() or told.get("_class_name") == name)
+    return told if ours else {}
 
 
 def _file(place: Path) -> Path:
