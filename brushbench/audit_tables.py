@@ -16,7 +16,7 @@ from brushbench.leaderboard.render import render_grid
 if TYPE_CHECKING:
     from brushbench.evaluation.audit import Audit, Finding, Stability
 
-__all__ = ["FORMATS", "draw_heat_map", "render"]
+__all__ = ["FORMATS", "NOTES", "draw_heat_map", "render", "share_worse", "short_name"]
 
 FORMATS = ("markdown", "json", "latex")
 NOTES = (
@@ -57,19 +57,25 @@ def draw_heat_map(audit: Audit, file: Path) -> None:
     for finding in audit.findings:
         row, column = damages.index(finding.damage), metrics.index(finding.metric)
         share = 0.5
-        if finding.n and finding.asked:  # a tie counts half
-            share = shares[row][column] = 0.5 + (finding.worse - finding.better) / (2 * finding.n)
+        if finding.n and finding.asked:
+            share = shares[row][column] = share_worse(finding.worse, finding.better, finding.n)
         ink = "white" if abs(share - 0.5) > 0.35 else "black"
         axes.text(column, row, f"{finding.worse}/{finding.n}", ha="center", va="center", fontsize=6, color=ink)
     axes.imshow(shares, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(metrics)), [_short(name) for name in metrics], rotation=45, ha="left", fontsize=7)
+    axes.set_xticks(range(len(metrics)), [short_name(name) for name in metrics], rotation=45, ha="left", fontsize=7)
     axes.set_yticks(range(len(damages)), damages, fontsize=7)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     figure.savefig(file, format="png", dpi=85)
 
 
-def _short(column: str) -> str:
+def share_worse(worse: int, better: int, n: int) -> float:
+    """Return the share of n damaged images that scored worse, 0..1; a tie counts half."""
+    return 0.5 + (worse - better) / (2 * n)
+
+
+def short_name(column: str) -> str:
+    """Return a column's name for a heading: without ``@standard`` and underscores."""
     return column.removesuffix("@standard").replace("_", " ")
 
 
@@ -80,7 +86,7 @@ def _title(audit: Audit, what: str) -> str:
 def _grid(audit: Audit, what: str, first: str, rows: Mapping[str, Sequence[CellText]], notes: Sequence[str]) -> Grid:
     return Grid(
         title=_title(audit, what),
-        headings=tuple(Heading(_short(name)) for name in audit.columns),
+        headings=tuple(Heading(short_name(name)) for name in audit.columns),
         methods=tuple(rows),
         references=(False,) * len(rows),
         published=(False,) * len(rows),

@@ -12,7 +12,7 @@ from brushbench import assets
 from brushbench.errors import BrushbenchError
 from brushbench.leaderboard.columns import identity
 
-__all__ = ["Audited", "audited", "inverts"]
+__all__ = ["Audited", "audited", "committed_audits", "inverts"]
 
 MOST_NAMED = 4  # damages that a footnote spells out
 
@@ -68,16 +68,20 @@ def inverts(found: Sequence[Audited]) -> bool:
     return any(one.inverted for one in found)
 
 
-@functools.cache
-def _committed() -> Mapping[tuple[str, str], tuple[Audited, ...]]:
-    """Read every committed audit once, by benchmark and column."""
+def committed_audits() -> list[dict[str, Any]]:
+    """Return every committed audit as ``brushbench audit --json`` wrote it."""
     try:
         folder = assets.path("reports/audits")
     except BrushbenchError:  # an installation without reports shows its tables all the same
-        return {}
+        return []
+    return [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
+
+
+@functools.cache
+def _committed() -> Mapping[tuple[str, str], tuple[Audited, ...]]:
+    """Read every committed audit once, by benchmark and column."""
     found: dict[tuple[str, str], tuple[Audited, ...]] = {}
-    for file in sorted(folder.glob("*.json")):
-        audit = json.loads(file.read_text("utf-8"))
+    for audit in committed_audits():
         for column, described in audit["columns"].items():
             verdicts: dict[str, list[str]] = {}
             for finding in audit["findings"]:

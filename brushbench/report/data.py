@@ -12,6 +12,7 @@ from brushbench.errors import RunError
 from brushbench.leaderboard import Column, Table, make_tables
 from brushbench.leaderboard.columns import heading
 from brushbench.records import PictureRow
+from brushbench.report.audits import HeatMap, heat_maps
 from brushbench.report.images import Drawing, GeneratedPicture
 from brushbench.types import PROTOCOLS, Benchmark
 
@@ -147,6 +148,7 @@ class Report:
     provenance: Provenance
     seconds: Mapping[str, float]  # per picture, by run; runs without timing are absent
     left_out: tuple[str, ...]  # sentences about what the page does not show, and why
+    audits: tuple[HeatMap, ...] = ()  # of the benchmark, where committed audits say something of the page's columns
 
 
 def collect(runs: Sequence[Run], title: str = "") -> Report:
@@ -171,7 +173,8 @@ def collect(runs: Sequence[Run], title: str = "") -> Report:
     tables = tuple(table for protocol in PROTOCOLS for table in make_tables(runs, protocol))
     gallery = _gallery(shown, tables)
     name = title or f"{runs[0].config.benchmark}: {', '.join(run.label for run in runs)}"
-    return Report(name, tables, gallery, _provenance(runs), _seconds(runs), left_out)
+    audits = tuple(heat_maps(shown, {row.split for row in gallery.rows}))
+    return Report(name, tables, gallery, _provenance(runs), _seconds(runs), left_out, audits)
 
 
 def _gallery(runs: Sequence[Run], tables: Sequence[Table]) -> Gallery:

@@ -17,6 +17,7 @@ from typing import Any
 from brushbench import __version__
 from brushbench.errors import RunError, UsageError
 from brushbench.progress import track
+from brushbench.report.audits import LEGEND
 from brushbench.report.boards import make_board
 from brushbench.report.data import Report
 from brushbench.report.images import draw_all
@@ -111,6 +112,8 @@ def write_page(report: Report, out: Path, gates: Sequence[GateSection] = ()) -> 
     )
     plots = [{"svg": Markup(plot.svg), "caption": plot.caption} for plot in draw_plots(report)]  # noqa: S704  our own SVG
     views = [("leaderboard", "Leaderboard"), ("gallery", "Gallery"), ("plots", "Plots"), ("provenance", "Provenance")]
+    if report.audits:
+        views.insert(3, ("audit", "Audit"))
     if gates:
         views.insert(1, ("gate", "Gate"))
     context: dict[str, Any] = {
@@ -119,6 +122,7 @@ def write_page(report: Report, out: Path, gates: Sequence[GateSection] = ()) -> 
         "plots": plots,
         "views": views,
         "gates": [(gate.sentence, Markup(gate.table)) for gate in gates],  # noqa: S704  escaped where it was made
+        "legend": LEGEND,
         "version": __version__,
     }
     page = out / "index.html"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from brushbench.leaderboard import audited, make_tables, open_runs, render
+from brushbench.report import audits as audits_of_page
 from tests.brushbench.written_runs import write_run
 
 REPORTS = Path(__file__).parents[2] / "reports"
@@ -120,3 +121,29 @@ def test_committed_audits_are_read_without_torch():
         "assert ('shapes', 'clip_score@standard') in found; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_page_shows_the_columns_that_were_computed_as_audited_and_colours_them(tmp_path, monkeypatch):
+    described = {"metric": "clip_score", "protocol": "standard", "weights": {"sha256": "1", "file": "x", "tiny": True}}
+    findings = [
+        {"metric": "clip_score@standard", "damage": f"blur {i}", "n": 8, "worse": worse, "better": better,
+         "verdict": verdict, "asked": asked}
+        for i, (worse, better, verdict, asked) in enumerate(
+            [(8, 0, "detects", True), (4, 4, "blind", True), (0, 8, "inverted", True), (0, 8, "inverted", False)]
+        )
+    ]  # fmt: skip
+    audit = {
+        "benchmark": "toy", "splits": ["inside"], "images": 8, "findings": findings,
+        "columns": {"clip_score@standard": {"description": described}, "psnr@standard": {"description": {"other": 1}}},
+    }  # fmt: skip
+    monkeypatch.setattr(audits_of_page, "committed_audits", lambda: [audit])
+    for folder, weights in (("as audited", ONE), ("another model", OTHER)):
+        (tmp_path / folder).mkdir()
+        shown = audits_of_page.heat_maps(tables(tmp_path / folder, weights), {"inside"})
+        assert len(shown) == (weights is ONE)
+        if shown:
+            assert shown[0].columns == ("clip score",)
+            cells = [cells[0] for _, cells in shown[0].rows]
+            assert [cell.text for cell in cells] == ["8/8", "4/8 blind", "0/8 inverted", "(0/8 inverted)"]
+            assert [cell.colour for cell in cells] == ["#7db8e0", "#f7f7f7", "#f5a25d", "#dddddd"]
+            assert not audits_of_page.heat_maps(tables(tmp_path / folder, weights), {"outside"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -35,6 +36,17 @@ def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare_folder(root / "page")
     write_pictures(report, benchmark, root / "page", jobs=1)
     write_page(report, root / "page")
+    return root / "page"
+
+
+@pytest.fixture(scope="module")
+def audited_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of a benchmark whose audit is committed, without pictures."""
+    root = tmp_path_factory.mktemp("audited")
+    metrics = "psnr@standard,ssim,boundary,clip_score@standard"
+    run = brushbench.evaluate("telea", "shapes", split="inside", limit=2, out=root / "run", metrics=metrics)
+    prepare_folder(root / "page")
+    write_page(collect([run]), root / "page")
     return root / "page"
 
 
@@ -199,15 +211,49 @@ def test_the_viewer_shows_the_pixels_of_the_run(browser: Any, page_folder: Path)
 
 
 @pytest.mark.parametrize("options", [{"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}])
-@pytest.mark.parametrize("view", ["leaderboard", "gallery", "plots", "provenance"])
-def test_axe_finds_no_serious_fault(browser: Any, page_folder: Path, view: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("view", ["leaderboard", "gallery", "plots", "audit", "provenance"])
+def test_axe_finds_no_serious_fault(
+    browser: Any, page_folder: Path, audited_folder: Path, view: str, options: dict[str, Any]
+) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    visit = Visit(browser, page_folder, f"#view={view}", bypass_csp=True, **options)
+    folder = audited_folder if view == "audit" else page_folder
+    visit = Visit(browser, folder, f"#view={view}", bypass_csp=True, **options)
+    assert visit.page.locator(f"#panel-{view}").is_visible()
     visit.page.wait_for_timeout(200)
     found = Axe().run(visit.page).response["violations"]
     visit.context.close()  # axe itself asks for the style sheet by XMLHttpRequest, which file:// refuses
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+
+
+def test_the_audit_of_the_benchmark_is_a_heat_map_that_says_what_its_colours_mean(
+    browser: Any, audited_folder: Path, page_folder: Path
+) -> None:
+    audit = json.loads((Path(__file__).parents[2] / "reports" / "audits" / "shapes-inside.json").read_text("utf-8"))
+    visit = Visit(browser, audited_folder)
+    visit.page.get_by_role("tab", name="Audit").click()
+    table = visit.page.locator("#panel-audit:visible table")
+    assert table.count() == 1  # of the split that was run
+    heads = table.locator("thead th").all_inner_texts()
+    assert heads == ["damage", "psnr", "ssim", "boundary", "clip score"]  # those that the run has
+    rows = {row[0]: row[1:] for row in (tr.split("\t") for tr in table.locator("tbody").inner_text().splitlines())}
+    seen = set()
+    for name in heads[1:]:
+        for one in audit["findings"]:
+            if one["metric"] != f"{name.replace(' ', '_')}@standard":
+                continue
+            text = rows[one["damage"]][heads.index(name) - 1]
+            assert text.strip("()").split()[0] == f"{one['worse']}/{one['n']}"
+            assert text.startswith("(") != one["asked"]
+            assert (one["verdict"] in text) == (one["verdict"] != "detects")
+            seen.add(one["verdict"])
+    assert seen == {"detects", "blind", "inverted"}
+    caption = table.locator("caption").inner_text()
+    assert all(word in caption for word in ("Blue", "White", "Orange", "Grey", "inverted"))
+    visit.close()
+    without = Visit(browser, page_folder)
+    assert without.page.get_by_role("tab", name="Audit").count() == 0
+    without.close()
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser: Any, page_folder: Path) -> None:
