@@ -191,7 +191,8 @@ def test_photographs_are_ordered_as_people_would(photographs):
 
 # METRICS2, section 7: on an object's outline the reference itself scores high, and a bias that lowers the object's
 # contrast scores better. The holes of `inside` and `outside` are such outlines. `camera`'s reference scores high too
-# where strokes cross the coat.
+# where strokes cross the coat. 25 of 33 keep the threshold of a bias, 32 those of blending and of a paste, 33 that of a
+# grey fill: `reports/audit-photos.md`.
 BIAS_IS_HIDDEN = {
     ("brush", "camera"), ("inside", "astronaut"), ("inside", "camera"), ("inside", "china"), ("inside", "grace_hopper"),
     ("outside", "coffee"), ("outside", "flower"), ("outside", "grace_hopper"),
