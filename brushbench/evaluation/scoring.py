@@ -107,7 +107,7 @@ def score(
         _score_columns(folder, benchmark, run.config.name, mine, group, features)
         _merge_complete(folder, group, plan, benchmark)
     if all(folder.is_committed(batch.name) for batch in plan):
-        unavailable |= score_sets(folder, benchmark, scoring, variants, redo)
+        unavailable |= score_sets(folder, benchmark, scoring, variants, features, redo)
     for name, reason in unavailable.items():
         if name not in folder.metric_headers():
             folder.record_metric(name, {"unavailable": reason})

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from brushbench.errors import DataError, WeightsError
 from brushbench.evaluation.columns import Column, choose_columns, for_cli, weights_of
 from brushbench.evaluation.loading import load_metric
 from brushbench.metrics.plugins import metric_class
 from brushbench.metrics.sets import LEAST, SetMetric
 from brushbench.runs import image_sets, set_digest
-from brushbench.types import JSON, Benchmark, Picture, Sample, Unscored
+from brushbench.types import JSON, Benchmark, Unscored
 from brushbench.variants import make_variant
 
 if TYPE_CHECKING:
     from brushbench.evaluation.scoring import Scoring
+    from brushbench.features import Features
+    from brushbench.metrics.sets import Vectors
     from brushbench.records import PictureRow
     from brushbench.store import RunFolder
 
@@ -23,7 +27,12 @@ __all__ = ["score_sets"]
 
 
 def score_sets(
-    folder: RunFolder, benchmark: Benchmark, scoring: Scoring, variants: Sequence[str], redo: bool = False
+    folder: RunFolder,
+    benchmark: Benchmark,
+    scoring: Scoring,
+    variants: Sequence[str],
+    features: Features,
+    redo: bool = False,
 ) -> dict[str, str]:
     """Compute the set metrics that are asked for, of a run whose images are all made; what is current stays.
 
@@ -32,6 +41,7 @@ def score_sets(
         benchmark: the one it was made on.
         scoring: which metrics, and with which weights.
         variants: of the images.
+        features: shared with other runs: the references' are computed once for all of them.
         redo: compute again what is there.
 
     Returns:
@@ -50,11 +60,18 @@ def score_sets(
             unavailable[f"{name}@{protocol}"] = for_cli(error, name)
             continue
         with folder.lock("sets"):
-            _score_set(folder, benchmark, metric, variants, redo)
+            _score_set(folder, benchmark, metric, variants, features, redo)
     return unavailable
 
 
-def _score_set(folder: RunFolder, benchmark: Benchmark, metric: SetMetric, variants: Sequence[str], redo: bool) -> None:
+def _score_set(
+    folder: RunFolder,
+    benchmark: Benchmark,
+    metric: SetMetric,
+    variants: Sequence[str],
+    features: Features,
+    redo: bool,
+) -> None:
     column = Column(metric)
     header = folder.metric_headers().get(column.name, {})
     held: list[dict[str, Any]] = list(header.get("sets", ())) if column.matches(header) and not redo else []
@@ -66,7 +83,7 @@ def _score_set(folder: RunFolder, benchmark: Benchmark, metric: SetMetric, varia
             if any(place.items() <= one.items() and one["images_sha256"] == digest for one in held):
                 continue
             held = [one for one in held if not place.items() <= one.items()]
-            scored = _one(folder, benchmark, metric, variant, [(places[row.key], row) for row in images])
+            scored = _one(folder, benchmark, metric, variant, [(places[row.key], row) for row in images], features)
             held.append({**place, "images_sha256": digest, **scored})
     folder.record_metric(column.name, {**column.shown_header(), "sets": list(held)})
 
@@ -77,18 +94,24 @@ def _one(
     metric: SetMetric,
     variant: str,
     images: Sequence[tuple[int, PictureRow]],
+    features: Features,
 ) -> Mapping[str, JSON]:
-    """Return the score of one set as it is stored; without one, how many images there are and why."""
-    pairs: list[tuple[Picture, Sample]] = []
+    """Return the score of one set as it is stored; without one, how many images there are and why.
+
+    Images are read one at a time; only their features are held.
+    """
+    made: list[Vectors] = []
+    real: list[Vectors] = []
     for index, row in images:
         picture = folder.picture(row)
         try:
             if not isinstance(picture, Unscored):
                 sample = benchmark[index]
-                pairs.append((make_variant(variant, picture, sample), sample))
+                made.append(metric.features_of([make_variant(variant, picture, sample)], features))
+                real.append(metric.features_of([sample.image], features))
         except DataError:  # the record cannot be read: n is smaller, and says so
             continue
-    if len(pairs) < LEAST:
-        return {"n": len(pairs), "value": None, "low": None, "high": None}
-    score = metric.score_set([picture for picture, _ in pairs], [sample.image for _, sample in pairs])
+    if len(made) < LEAST:
+        return {"n": len(made), "value": None, "low": None, "high": None}
+    score = metric.of_features(np.concatenate(made), np.concatenate(real))
     return {"n": score.n, "value": score.value, "low": score.low, "high": score.high}

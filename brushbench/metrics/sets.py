@@ -132,14 +132,22 @@ class SetMetric(ModelMetric):
         """Return the distance of one draw of the bootstrap."""
         return self._distance(made, real)
 
-    def features_of(self, pictures: Iterable[Picture]) -> Vectors:
-        """Return float64 (N, D); images are embedded one by one, so that a value does not depend on its neighbours."""
-        store = self._features(None)
+    def features_of(self, pictures: Iterable[Picture], features: Features | None = None) -> Vectors:
+        """Return float64 (N, D); images are embedded one by one, so that a value does not depend on its neighbours.
+
+        Args:
+            pictures: uint8 (H, W, 3) RGB each; taken one at a time, so that a generator needs little memory.
+            features: where features are remembered by what the image shows, for other metrics, variants and runs.
+        """
+        store = self._features(features)
         if self.weights.tiny:
-            found = [self._clip.pictures(store, [picture], self._pixels) for picture in pictures]
-            return np.concatenate(found)
-        model = store.model(f"inception {self.weights.sha256} {self.device}", self._inception)
-        return np.concatenate([_embedded(model, picture) for picture in pictures])
+            return np.concatenate([self._clip.pictures(store, [picture], self._pixels) for picture in pictures])
+        key = f"inception {self.weights.sha256} {self.device}"
+
+        def embedded(picture: Picture) -> Vectors:
+            return store.images(key, picture, lambda: _embedded(store.model(key, self._inception), picture))
+
+        return np.concatenate([embedded(picture) for picture in pictures])
 
     def _pixels(self, picture: Picture) -> npt.NDArray[np.float32]:
         return cropped(picture, self._clip.side, "down")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -10,8 +12,10 @@ import brushbench
 import brushbench.metrics.sets
 from brushbench import registry
 from brushbench.errors import MissingWeightsError, UsageError, WeightsError
+from brushbench.features import Features
 from brushbench.gating.policy import Policy
 from brushbench.leaderboard import make_tables, render
+from brushbench.metrics.clip_model import ClipBackbone
 from brushbench.metrics.plugins import metric_class
 from brushbench.runs import Run
 from brushbench.scoresets import from_run
@@ -129,11 +133,48 @@ def test_one_number_per_split_and_method_with_n_and_interval(runs):
 def test_what_is_there_is_not_computed_again_and_a_changed_image_is(runs, monkeypatch):
     run = runs["telea"]
     before = run.metrics
-    monkeypatch.setattr(metric_class("fid"), "score_set", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(metric_class("fid"), "of_features", lambda *_: pytest.fail("computed again"))
     brushbench.evaluate("telea", "shapes", split="inside", limit=9, out=run.path, metrics="fid,kid")
     assert Run.open(run.path).metrics == before
     monkeypatch.setattr(Run, "picture_rows", lambda self: [])
     assert Run.open(run.path).set_scores() == []  # of other images than those that are there
+
+
+def test_references_are_embedded_once_for_all_variants_metrics_and_runs_and_images_are_not_held(tmp_path, monkeypatch):
+    """A split's images were all in memory, and the references' features were computed anew for each variant and run."""
+    features, alive, most = Features(), 0, 0
+    embedded = ClipBackbone.pictures
+
+    def counted(self, store, pictures, prepare):
+        nonlocal alive, most
+        for picture in pictures:
+            alive += 1
+            weakref.finalize(picture, gone)
+        most = max(most, alive)
+        return embedded(self, store, pictures, prepare)
+
+    def gone():
+        nonlocal alive
+        alive -= 1
+
+    monkeypatch.setattr(ClipBackbone, "pictures", counted)
+    found = {
+        name: brushbench.evaluate(
+            name, "shapes", split="inside", limit=9, out=tmp_path / name, metrics="fid,kid", variants="raw,raw+jpeg75",
+            features=features,
+        )
+        for name in ("telea", "copy")
+    }  # fmt: skip
+    assert features.computed["image"] == 5 * 9  # two runs of two variants, and the references
+    assert features.computed["model"] == 1
+    assert most <= 4
+    for name, run in found.items():
+        scores = {one["variant"]: one["value"] for one in run.metrics["fid@standard"]["sets"]}
+        samples = brushbench.load_benchmark("shapes", "inside", 9)
+        made = [run.picture(row) for row in run.picture_rows()]
+        fid = brushbench.load_metric("fid", weights="tiny", device="cpu")
+        assert scores["raw"] == fid.score_set(made, [sample.image for sample in samples]).value
+        assert scores["raw+jpeg75"] != scores["raw"], name
 
 
 def test_sets_of_different_size_are_not_compared(runs, tmp_path):
