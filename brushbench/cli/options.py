@@ -102,6 +102,7 @@ def _strict(annotated: Any) -> Any:
     return Annotated[kind, option]
 
 
+@functools.cache
 def _parameters(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     found = []

@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def train() -> None:
-    """Train BrushNet; in a checkout of the repository also the embedded models."""
+    """Keep ``brushnet`` a command of its own, though it is the only one here."""
 
 
 @app.command()
