@@ -92,15 +92,16 @@ class UnusableError(DataError):
 
 
 class BadRecordError(DataError):
-    """One record of a benchmark is unusable; ``--skip-bad`` passes over it and counts it."""
+    """One record of a benchmark is unusable; ``--skip-bad`` passes over it and counts it, but for lists and tables."""
 
-    def __init__(self, record: str, problem: str, remedy: str) -> None:
-        """Name the ``record``, the ``problem`` found in it and the ``remedy``."""
-        self.record, self.problem, self.remedy = record, problem, remedy
-        super().__init__(f"Record {record!r}: {problem}. {remedy}, or pass --skip-bad to leave it out.")
+    def __init__(self, record: str, problem: str, remedy: str, skippable: bool = True) -> None:
+        """Name the ``record``, the ``problem`` found in it and the ``remedy``, and whether --skip-bad is one too."""
+        self.record, self.problem, self.remedy, self.skippable = record, problem, remedy, skippable
+        skip = ", or pass --skip-bad (in Python skip_bad=True) to leave it out" if skippable else ""
+        super().__init__(f"Record {record!r}: {problem}. {remedy}{skip}.")
 
-    def __reduce__(self) -> tuple[type[BadRecordError], tuple[str, str, str]]:
-        return type(self), (self.record, self.problem, self.remedy)
+    def __reduce__(self) -> tuple[type[BadRecordError], tuple[str, str, str, bool]]:
+        return type(self), (self.record, self.problem, self.remedy, self.skippable)
 
 
 class EmptyBenchmarkError(DataError):

@@ -157,7 +157,7 @@ class SampleList(Benchmark):
                 if (sample.id, sample.split) in known:
                     raise UnusableError(f"its id occurs twice in {sample.split!r}", "Give every sample its own id")
             except UnusableError as error:
-                raise BadRecordError(sample.id, error.problem, error.remedy) from None
+                raise BadRecordError(sample.id, error.problem, error.remedy, skippable=False) from None
             known.add((sample.id, sample.split))
 
     @cached_property
@@ -188,7 +188,9 @@ class SampleList(Benchmark):
         """
         blank = next((sample for sample in self._samples if not sample.prompt.strip()), None)
         if blank is not None:
-            raise BadRecordError(blank.id, "the caption is missing, and the method reads it", "Write one as its prompt")
+            raise BadRecordError(
+                blank.id, "the caption is missing, and the method reads it", "Write one as its prompt", skippable=False
+            )
         return self
 
     def __len__(self) -> int:
@@ -271,7 +273,10 @@ def _of_rows(name: str, rows: Sequence[Mapping[Any, Any]], split: str, limit: in
     records = [
         described(row_id(row, place), partial(record_of_row, row, place, masked)) for place, row in enumerate(rows)
     ]
-    return LazyBenchmark(name, records, splits=splits, split=split, limit=limit)
+    try:
+        return LazyBenchmark(name, records, splits=splits, split=split, limit=limit)
+    except BadRecordError as error:  # a table is mended in Python: there is no option to leave a row out
+        raise BadRecordError(error.record, error.problem, error.remedy, skippable=False) from None
 
 
 def row_splits(columns: Sequence[str]) -> tuple[str, ...]:

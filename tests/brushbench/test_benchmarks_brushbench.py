@@ -213,7 +213,7 @@ def test_every_kind_of_bad_record_gives_its_sentence(tmp_path: Path, kind: str) 
         list(BrushBench(tmp_path))
     message = str(caught.value)
     assert message.startswith("Record '000000001': ")
-    assert message.endswith(", or pass --skip-bad to leave it out.")
+    assert message.endswith(", or pass --skip-bad (in Python skip_bad=True) to leave it out.")
     assert "\n" not in message
 
     kept = BrushBench(tmp_path, skip_bad=True)

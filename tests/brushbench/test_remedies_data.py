@@ -373,6 +373,14 @@ def test_a_file_over_a_limit_is_replaced_or_the_limit_is_set(tmp_path: Path, mon
         monkeypatch.delenv(name)
 
 
+def test_a_bad_record_is_left_out_as_the_message_says(tmp_path: Path) -> None:
+    root = good_folder(tmp_path / "d")
+    (root / GOOD).write_bytes(b"x")
+    with pytest.raises(BrushbenchError, match=r"or pass --skip-bad \(in Python skip_bad=True\) to leave it out\."):
+        load(root, "folder")
+    assert len(load_benchmark(root, skip_bad=True)) == 1
+
+
 def test_a_picture_that_changed_is_restored_or_begins_a_new_run(tmp_path: Path) -> None:
     benchmark = load_benchmark(good_folder(tmp_path / "d"))
     assert benchmark.manifest["images"] == 2
