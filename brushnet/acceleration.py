@@ -10,10 +10,12 @@ of FasterCache (Lv et al., ICLR 2025), sec. 3.3, without its weights per frequen
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -40,6 +42,8 @@ SWITCHES: Mapping[str, str] = {
 ALIASES: Mapping[str, str] = {"exact": "fused+channels-last", "fast": "branch-2+guidance-4"}
 MOST = 1000  # steps
 PACKED = 2**23  # numbers of a convolution's weight from which laying it out takes longer than it saves time elsewhere
+_CLAIMED: WeakSet[nn.Module] = WeakSet()  # networks that a call leaves work out of
+_CLAIM = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Speed:
 
     @contextmanager
     def at_work(self, unet: nn.Module, branches: Sequence[nn.Module], rows: int) -> Iterator[Counter[str]]:
-        """Leave work out in one call of a pipeline.
+        """Leave work out in one call of a pipeline; calls of other threads on these networks meanwhile run in full.
 
         Args:
             unet: a stock ``UNet2DConditionModel``.
@@ -99,12 +103,16 @@ class Speed:
 
         Yields:
             How often each interval's work was left out. A name that stays away did nothing.
+
+        Raises:
+            ValueError: another call leaves work out of one of these networks now.
         """
         steps = _Steps(self.intervals, rows)
         with ExitStack() as stack:
             if not self.intervals:
                 yield steps.left_out
                 return
+            stack.enter_context(_claimed([unet, *branches]))
             stack.callback(unet.register_forward_pre_hook(steps.before, with_kwargs=True).remove)
             if "branch" in self.intervals:
                 for branch in branches:
@@ -129,9 +137,25 @@ def deep_blocks(unet: Any) -> list[nn.Module]:
     return [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]
 
 
+@contextmanager
+def _claimed(networks: Sequence[nn.Module]) -> Iterator[None]:
+    with _CLAIM:
+        if any(network in _CLAIMED for network in networks):
+            raise ValueError(
+                "Another call, perhaps of another thread, leaves work out of the same U-Net or branch now. Let it end "
+                "first, give each thread networks of its own, or leave speed out."
+            )
+        _CLAIMED.update(networks)
+    try:
+        yield
+    finally:
+        with _CLAIM:
+            _CLAIMED.difference_update(networks)
+
+
 @dataclass
 class _Steps:
-    """Where one call of a pipeline stands."""
+    """Where one call of a pipeline stands, in the thread that makes it."""
 
     intervals: Mapping[str, int]
     rows: int
@@ -140,13 +164,24 @@ class _Steps:
     timestep: object = None
     halved: bool = False
     difference: Tensor | None = None
+    thread: int = field(default_factory=threading.get_ident)
+
+    @property
+    def is_mine(self) -> bool:
+        """Is this the call's own thread?"""
+        return threading.get_ident() == self.thread
 
     def is_due(self, name: str) -> bool:
         """Is a name's work done in this step?"""
         return self.step % self.intervals.get(name, 1) == 0
 
-    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        """Count the step; where the unconditional half is left out, take its rows out of all that the U-Net reads."""
+    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        """Count the step; where the unconditional half is left out, take its rows out of all that the U-Net reads.
+
+        torch adds and removes a hook in two steps; a call of another thread between them comes without ``kwargs``.
+        """
+        if kwargs is None or not self.is_mine:
+            return None
         timestep = args[1] if len(args) > 1 else kwargs["timestep"]
         if timestep is not self.timestep:  # a step may call the U-Net several times
             self.timestep, self.step = timestep, self.step + 1
@@ -156,6 +191,8 @@ class _Steps:
 
     def after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         """Keep what guidance adds, or add what was kept."""
+        if not self.is_mine:
+            return output
         prediction: Tensor = output[0]
         if not self.halved or self.difference is None:
             if "guidance" in self.intervals and len(prediction) == 2 * self.rows:
@@ -185,6 +222,8 @@ def _reused(module: nn.Module, steps: _Steps, name: str) -> Iterator[None]:
     kept: dict[str, Any] = {}
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        if not steps.is_mine:
+            return run(*args, **kwargs)
         rows = _rows_of((args, kwargs))
         if steps.is_due(name) or "output" not in kept or kept["rows"] < rows:
             kept.update(output=run(*args, **kwargs), rows=rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -179,3 +181,17 @@ def test_compiled_blocks_change_rounding_alone_and_keep_the_residuals() -> None:
     made, _ = latents_of(pipe, Speed())
     assert torch.allclose(made, exact, atol=1e-4)
     assert any(part._compiled_call_impl is not None for part in pipe.unet.modules())
+
+
+def test_a_call_of_another_thread_runs_in_full_and_a_second_acceleration_is_refused() -> None:
+    pipe = make_pipe()
+    exact, _ = latents_of(make_pipe(), Speed())
+    working = Speed.parse("fast+deep-2").at_work(pipe.unet, [pipe.brushnet], 2)
+    with ThreadPoolExecutor(1) as other, working as left_out:
+        made, _ = other.submit(latents_of, pipe, Speed()).result()
+        assert torch.equal(made, exact)
+        assert not left_out
+        with pytest.raises(ValueError, match="leaves work out of the same U-Net"):
+            other.submit(latents_of, pipe, Speed.parse("branch-2")).result()
+    _, counted = latents_of(pipe, Speed.parse("branch-3"))  # the remedy: once the first has ended
+    assert counted == {"branch": 4}
