@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,13 +40,17 @@ ADVICE = {
     "weights of a metric without": (f"{EVAL} --weights psnr=x", "Leave --weights psnr= out", EVAL),
     "no metric": (
         f"{EVAL} --metrics ,",
-        "names such as psnr,lpips@brushnet-paper",
+        "Write --metrics auto, or names such as psnr,lpips@brushnet-paper.",
         f"{EVAL} --metrics psnr,mse@standard",
     ),
     "a name of nothing": (f"{EVAL} --name ''", "Give it a letter or a digit", f"{EVAL} --name a1"),
     "a name with a slash": (f"{EVAL} --name a/b", "no slash or backslash", f"{EVAL} --name a_b"),
     "a shard that is none": (f"{EVAL} --shard 3/2", "The first of two shards is 1/2", f"{EVAL} --shard 1/2"),
-    "--shard and --overwrite": (f"{EVAL} --shard 1/1 --overwrite", "Leave it out", f"{EVAL} --shard 1/1"),
+    "--shard and --overwrite": (
+        f"{EVAL} --shard 1/1 --overwrite",
+        "Leave it out, or delete the folder first.",
+        f"{EVAL} --shard 1/1",
+    ),
     "--shard and --jobs": (
         f"{EVAL} --shard 1/1 --jobs 2",
         "Leave --shard out, or start each shard alone",
@@ -68,13 +74,32 @@ ADVICE = {
         "Name the folder that `brushbench eval` wrote, or its parent",
         "leaderboard runs",
     ),
-    "no folder": ("eval -m copy --bench x/y", "a name of `list benchmarks`", "list benchmarks"),
+    "no folder": (
+        "eval -m copy --bench x/y",
+        "Give the folder of a benchmark, or a name of `list benchmarks`.",
+        "list benchmarks",
+    ),
     "settings of an image folder for a run": (
         "score runs/folder/a --limit 1",
-        "Leave it out",
+        "Leave it out, or score --images DIR.",
         "score runs/folder/a --metrics psnr",
     ),
-    "a run and images": (f"{SCORE} runs/folder/a --images d/images", "not both", "score runs/folder/a --metrics psnr"),
+    "a run and images": (
+        f"{SCORE} runs/folder/a --images d/images",
+        "Name either a run's folder or --images DIR, not both and not neither.",
+        "score runs/folder/a --metrics psnr",
+    ),
+    "--overwrite and --jobs": (
+        f"{SCORE} --images d/images --overwrite --jobs 2",
+        "Delete the run first, or leave --jobs out.",
+        f"{SCORE} --images d/images --overwrite",
+    ),
+    "images in a file": (
+        f"{SCORE} --images d/captions.json",
+        "Name the folder that holds your pictures.",
+        f"{SCORE} --images d/images",
+    ),
+    "a pipe for a file": ("leaderboard runs -o pipe", "Write elsewhere.", "leaderboard runs -o t.txt"),
     "an option of no value": ("data check folder,x", "Write x=VALUE", "data check d,resize_masks=true"),
     "a format of no table": ("leaderboard runs -f htm", "html", "leaderboard runs -f html"),
     "a JPEG": (
@@ -108,7 +133,8 @@ ADVICE = {
 
 
 @pytest.fixture
-def two_runs(brushbench: Command) -> None:
+def two_runs(brushbench: Command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
     brushbench(f"{EVAL} -m copy --name a --name b")
 
 
@@ -117,7 +143,7 @@ def test_the_advice_of_a_refusal_works(case: str, brushbench: Command, request: 
     refused, advice, instead = ADVICE[case]
     if "runs" in refused + instead:
         request.getfixturevalue("two_runs")
-    code = 3 if "leaderboard d" in refused else 5 if "x/y" in refused else 2
+    code = 3 if "leaderboard d" in refused else 5 if "x/y" in refused or "captions.json" in refused else 2
     assert advice in brushbench(refused, code)
     brushbench(instead)
 
@@ -147,7 +173,7 @@ def test_data_that_moved_are_named_again(brushbench: Command, tmp_path: Path) ->
     brushbench(EVAL)
     (tmp_path / "d").rename(tmp_path / "moved")
     told = brushbench("score runs/folder/copy --metrics mse", 5)
-    assert "--data" in told
+    assert "which are not there. Name their folder with --data." in told
     brushbench("score runs/folder/copy --metrics mse --data moved")
     for file in (tmp_path / "moved" / "images").iterdir():
         Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
@@ -160,8 +186,11 @@ def test_a_run_that_is_not_finished_or_not_scored_gets_so(brushbench: Command, t
     generated = EVAL.replace("eval", "generate").partition(" --metrics")[0]
     brushbench(generated)
     told = brushbench("leaderboard runs", 3)
+    accept = "accept runs/folder/copy --name mine --reason new"
+    assert "Score it: brushbench score /" in brushbench(accept, 3)
     brushbench(told.partition("or score it: brushbench ")[2] + " --metrics psnr")
     brushbench("leaderboard runs")
+    brushbench(accept)
     next((tmp_path / "runs").glob("*/*/batches/*.json")).unlink()
     told = brushbench("score runs/folder/copy --metrics mse", 3)
     assert "Finish it with the `brushbench eval` command that began it, then score." in told
@@ -206,7 +235,7 @@ def test_images_made_elsewhere_are_named_as_the_message_says(brushbench: Command
     assert "1 ok, 1 missing" in brushbench(f"{SCORE} --images mine --max-failed 1")
     flat = toys.write_benchmark(tmp_path / "BrushBench", pictures=1)
     told = brushbench("score --images BrushBench/images --bench BrushBench --metrics psnr", 5)
-    assert "or score one split with --split" in told
+    assert "Put each split's pictures in a folder of its name, or score one split with --split." in told
     brushbench("score --images BrushBench/images --bench BrushBench --split inside --metrics psnr")
     (tmp_path / "by").mkdir()
     for split in ("inside", "outside", "brush"):  # "Put each split's pictures in a folder of its name"
@@ -219,7 +248,10 @@ def test_bad_records_are_listed_left_out_or_repaired(brushbench: Command, tmp_pa
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
     told = brushbench(EVAL, 3)
-    assert "`brushbench data check` lists them all" in told
+    assert (
+        "repair them (`brushbench data check` lists them all) and run the same command again, or leave them out with "
+        "--skip-bad in a new run, with another --out or --name."
+    ) in told
     assert "bad: bad: the picture" in brushbench("data check d", 5)
     assert "1 ok" in brushbench(f"{EVAL} --skip-bad --out other")
     assert "1 ok" in brushbench(f"{EVAL} --skip-bad --name other")
@@ -244,8 +276,11 @@ def test_a_missing_caption_is_written_or_another_method_is_used(brushbench: Comm
     (tmp_path / "d" / "captions.json").write_text('{"good": "a good thing"}')
     write_method(tmp_path / "mine.py", text=True)
     told = brushbench("eval -m mine.py:Mine --name mine --bench d --metrics psnr", 5)
-    assert "such as telea" in told
+    assert "Write one, use a method that reads none (such as telea), or pass --skip-bad" in told
     brushbench("eval -m telea --bench d --metrics psnr")
+    brushbench("eval -m mine.py:Mine --name rest --bench d --metrics psnr --skip-bad")
+    (tmp_path / "d" / "captions.json").write_text('{"good": "a good thing", "bad": "a bad one"}')
+    brushbench("eval -m mine.py:Mine --name mine --bench d --metrics psnr")
 
 
 def test_a_file_without_its_class_is_completed(brushbench: Command, tmp_path: Path) -> None:
@@ -315,13 +350,15 @@ def texts() -> Iterator[tuple[str, str]]:
                     yield str(file.relative_to(ROOT)), node.value
 
 
-def commands(command: typer.core.TyperGroup | None = None, above: str = "") -> Iterator[tuple[str, set[str]]]:
+def commands(command: Any = None, above: str = "") -> Iterator[tuple[str, set[str]]]:
     """Yield every command and its options."""
     group = command or typer.main.get_command(app)
-    for name, inner in getattr(group, "commands", {}).items():
+    for name in group.list_commands(None):  # a group may make its commands only when it is asked for them
+        inner = group.get_command(None, name)
         options = {option for p in inner.params for option in (*p.opts, *p.secondary_opts) if option[:2] == "--"}
         yield f"{above}{name}", options
-        yield from commands(inner, f"{above}{name} ")
+        if isinstance(inner, typer.core.TyperGroup):
+            yield from commands(inner, f"{above}{name} ")
 
 
 OF_OTHERS = {"--no-optional-locks", "--porcelain", "--untracked-files", "--dirty", "--help", "--version"}

@@ -138,6 +138,12 @@ ADVICE: dict[str, tuple[str, Change, dict[str, Any], str, list[Remedy]]] = {
         "Write a path relative to that folder",
         [(lambda r: jsonl(r / "metadata.jsonl", file_name=GOOD), {})],
     ),
+    "a mask of 300 letters": (
+        "folder",
+        lambda r: ((r / "masks" / "good.png").unlink(), jsonl(r / "metadata.jsonl", file_name=GOOD, mask="x" * 300)),
+        {}, "Name a file that exists",
+        [(lambda r: (mask(r / "a.bmp"), jsonl(r / "metadata.jsonl", file_name=GOOD, mask="a.bmp")), {})],
+    ),
     "a mask that is no path": (
         "folder", lambda r: jsonl(r / "metadata.jsonl", file_name=GOOD, mask=3), {},
         "Write paths relative to that folder.",

@@ -90,7 +90,10 @@ ADVICE: dict[str, tuple[str, int, str, list[str]]] = {
     ),
     "no margin": (
         "gate odd/odd --accepted odd/odd2 --policy bare.toml", 2,
-        'or accept a run with a noise floor: brushbench accept RUN --noise RUN_B --name NAME --reason "…"',
+        (
+            'Write one into the policy: [metrics."odd"] margin = …, in the metric\'s own unit, or accept a run with a '
+            'noise floor: brushbench accept RUN --noise RUN_B --name NAME --reason "…"'
+        ),
         [
             "gate odd/odd --accepted odd/odd2 --policy odd.toml",
             "accept odd/odd --noise odd/odd2 --name odd --reason noise",

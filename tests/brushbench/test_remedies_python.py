@@ -14,6 +14,7 @@ from PIL import Image
 
 import brushbench as bb
 from brushbench import stats
+from brushbench.benchmarks import layout_of
 from brushbench.benchmarks.base import LazyBenchmark
 from brushbench.benchmarks.memory import as_benchmark
 from brushbench.errors import BrushbenchError, UnusableError
@@ -231,6 +232,14 @@ PYTHON: dict[str, tuple[Try, str, list[Try]]] = {
     ),
     "an image that is a number": (lambda: rows({"image": 3}), "Convert it", [lambda: rows({"image": PIXELS})]),
     "a mask that is a number": (lambda: rows({"mask": 3}), "Convert it", [lambda: rows({"mask": MASK})]),
+    "a mask of another size": (
+        lambda: rows({"mask": HOLE[:12]}), "Bring the hole to the picture's size",
+        [lambda: rows({"mask": np.pad(HOLE[:12], ((0, 12), (0, 0)))})],
+    ),
+    "no folder": (
+        lambda: layout_of(Path("nothing")), "Give the folder of a benchmark.",
+        [lambda: layout_of(Path(__file__).parent)],
+    ),
     "a transparent mask": (
         lambda: rows({"mask": transparent()}), "Save it without transparency, white = hole",
         [lambda: rows({"mask": transparent().convert("RGB")})],

@@ -49,7 +49,9 @@ ADVICE: dict[str, tuple[Callable[[Path], object] | None, str, int, str, list[str
     ),
     "no checkpoint can be read": (spoil, "--resume", 5, "Train into another --out.", ["--out other"]),
     "a file": (None, "--out d/captions.json", 2, "Give a folder.", ["--out other"]),
-    "no 8-bit Adam": (None, "--adam-8bit", 2, "or leave --adam-8bit out", [""]),
+    "no 8-bit Adam": (
+        None, "--adam-8bit", 2, "Run pip install 'brushbench[adam8bit]', or leave --adam-8bit out.", [""],
+    ),
     "no branch to go on from": (
         lambda _: None, "--out other --init-from nothing", 5, "expected one, or a hub id",
         ["--out other --max-steps 2 --init-from out/model"],

@@ -241,7 +241,10 @@ REMEDIES: dict[str, tuple[Try, str, list[Try]]] = {
     ),
     "a transparent mask": (
         lambda: encode(PIL_IMAGE, transparent()),
-        'If what is transparent is to be repainted: PIL.ImageOps.invert(mask.convert("RGBA").getchannel("A"))',
+        (
+            "pass an opaque mask, white = repaint. If what is transparent is to be repainted: "
+            'PIL.ImageOps.invert(mask.convert("RGBA").getchannel("A"))'
+        ),
         [
             lambda: encode(PIL_IMAGE, PIL_MASK),
             lambda: encode(PIL_IMAGE, PIL.ImageOps.invert(transparent().convert("RGBA").getchannel("A"))),
