@@ -22,7 +22,9 @@ def make_sample(image: np.ndarray, hole: np.ndarray | None = None, prompt: str =
 
 
 def read_picture(folder: Path, name: str) -> np.ndarray:
-    return np.asarray(Image.open(folder / f"{name.removesuffix('.png')}.png").convert("RGB"))
+    """Read a case's picture; what several cases share lies once, in ``pictures/`` beside them."""
+    file = folder / f"{name.removesuffix('.png')}.png"
+    return np.asarray(Image.open(file if file.is_file() else folder.parent / "pictures" / file.name).convert("RGB"))
 
 
 def dense_weights(folder: Path, case: dict[str, Any]) -> dict[str, torch.Tensor]:
