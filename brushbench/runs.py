@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from brushbench.config import RunConfig, RunHeader
 from brushbench.errors import UsageError
@@ -208,6 +209,30 @@ class Run:
         )
         rows = [(*key, *vars(s).values()) for key, s in zip(keys, summarise_all(columns), strict=True)]
         return pd.DataFrame(rows, columns=[*CELL, "mean", "low", "high", "median", "n", "infinite", "missing"])
+
+    def plot(self, protocol: str = "standard") -> npt.NDArray[Any]:
+        """Draw :meth:`summary`: a panel per metric, in it the mean with its 95 % interval per split and variant.
+
+        Values are multiplied as in tables. Scores of whole sets, such as FID, are in tables alone.
+
+        Args:
+            protocol: ``"standard"`` or ``"brushnet-paper"``.
+
+        Returns:
+            Matplotlib's Axes, one per metric, of a figure of pyplot, which a notebook shows:
+            ``run.plot()[0].figure.savefig("run.png")``.
+
+        Raises:
+            UsageError: no such protocol, or no scores under it.
+        """
+        from brushbench.run_plot import draw_summary
+
+        summary = self.summary(protocol)
+        if summary.empty:
+            raise UsageError(
+                f"{self.path} has no scores under the protocol {protocol}. Score it: brushbench score {self.path}"
+            )
+        return draw_summary(summary, self.metrics, f"{self.label}, {self.header.benchmark.name}")
 
 
 def per_sample(scores: pandas.DataFrame) -> pandas.DataFrame:

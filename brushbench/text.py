@@ -10,7 +10,7 @@ import re
 import unicodedata
 from html import escape
 
-__all__ = ["LONGEST", "csv_cell", "html", "latex", "markdown", "message", "terminal"]
+__all__ = ["LONGEST", "csv_cell", "html", "latex", "markdown", "message", "plot_label", "terminal"]
 
 LONGEST = 1000  # characters of one name or remark in any output
 LONGEST_MESSAGE = 20_000
@@ -65,6 +65,13 @@ def latex(text: object) -> str:
 def html(text: object) -> str:
     """Return text for HTML, in an element or a quoted attribute."""
     return escape(terminal(text), quote=True)
+
+
+def plot_label(text: object, limit: int = 24) -> str:
+    """Return text as Matplotlib should show it: short, printable, its dollars no mathematics."""
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    clean = clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
+    return clean.encode("utf-8", "replace").decode("utf-8").replace("$", r"\$")
 
 
 def _latex_character(character: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from brushbench.stats import paired_difference
+from brushbench.text import plot_label
 
 if TYPE_CHECKING:
     from brushbench.report.data import Gallery, MethodCard, Report
@@ -143,7 +144,7 @@ def _trade_off(gallery: Gallery, split: str) -> Plot | None:
             continue
         colour = COLOURS[place % len(COLOURS)]
         axes.plot([x[both].mean()], [y[both].mean()], "s" if method.reference else "o", color=colour, markersize=8)
-        axes.annotate(_short(method.label), (x[both].mean(), y[both].mean()), (7, 4), textcoords="offset points",
+        axes.annotate(plot_label(method.label), (x[both].mean(), y[both].mean()), (7, 4), textcoords="offset points",
                       color=INK, fontsize=9)  # fmt: skip
     axes.set_xlabel(across["label"], color=INK)
     axes.set_ylabel(upwards["label"], color=INK)
@@ -207,15 +208,8 @@ def _grid_figure(
 
 
 def _name_rows(axes: Any, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
+    axes.set_yticks(range(len(labels)), [plot_label(label) for label in labels])
     axes.set_ylim(len(labels) - 0.5, -0.5)
-
-
-def _short(label: str, limit: int = 24) -> str:
-    """Return a label as Matplotlib should show it: short, printable, its dollars no mathematics."""
-    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in label)
-    clean = clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
-    return clean.encode("utf-8", "replace").decode("utf-8").replace("$", r"\$")
 
 
 def _to_svg(figure: Any, title: str) -> str:

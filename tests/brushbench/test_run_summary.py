@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +13,8 @@ import brushbench
 from brushbench.errors import UsageError
 from brushbench.runs import Run
 from tests.brushbench.written_runs import write_run
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_repeats_are_averaged_inside_a_sample_first(tmp_path: Path) -> None:
@@ -46,3 +53,67 @@ def test_a_run_says_what_it_is(tmp_path: Path) -> None:
 def test_the_package_shows_public_names_only() -> None:
     assert dir(brushbench) == sorted([*brushbench.__all__, "__version__"])
     assert all(hasattr(brushbench, name) for name in dir(brushbench))
+
+
+@pytest.fixture
+def pyplot() -> Iterator[Any]:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    yield plt
+    plt.close("all")
+
+
+def points(axes: Any) -> dict[str, list[float]]:
+    """Return what a panel shows, by the label of its row: the ends of its line, then its point."""
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    shown: dict[str, list[float]] = {name: [] for name in names}
+    for line in axes.lines:
+        shown[names[int(line.get_ydata()[0])]] += list(map(float, line.get_xdata()))
+    return shown
+
+
+def test_a_plot_shows_the_means_and_intervals_of_the_summary_in_the_tables_scale(tmp_path: Path, pyplot: Any) -> None:
+    folder = write_run(
+        tmp_path / "r", "$r$\n", {"psnr": [float(i) for i in range(10)], "lpips": [0.1 * i for i in range(10)]},
+        headers={"lpips": {"display": ["x10³", 1e3]}},
+    )  # fmt: skip
+    run = Run.open(folder)
+    axes = run.plot()
+    rows = {row["metric"]: row for row in run.summary().to_dict("records")}
+    panels = {panel.get_title(): panel for panel in axes}
+    for title, metric, factor in (("psnr ↑", "psnr", 1), ("lpips x10³ ↓", "lpips", 1e3)):
+        row = rows[metric]
+        expected = [row[key] * factor for key in ("low", "high", "mean")]
+        assert points(panels[title])["inside, raw (n 10)"] == pytest.approx(expected)
+    assert pyplot.get_fignums()  # which a notebook shows
+    axes[0].figure.savefig(tmp_path / "run.png")  # `$r$` is no mathematics
+    assert (tmp_path / "run.png").stat().st_size > 1000
+
+
+def test_a_plot_says_what_is_infinite_or_has_no_score(tmp_path: Path, pyplot: Any) -> None:
+    run = Run.open(write_run(tmp_path / "r", "r", {"psnr": [float("inf")] * 9, "mse": [None] * 9}))
+    texts = {panel.get_title(): [text.get_text() for text in panel.texts] for panel in run.plot()}
+    assert texts == {"psnr ↑": ["∞"], "mse ↓": ["no score"]}
+    assert not any(panel.lines for panel in run.plot())
+    assert pyplot.get_fignums()
+
+
+def test_a_plot_of_no_scores_names_the_remedy(tmp_path: Path, pyplot: Any) -> None:
+    run = Run.open(write_run(tmp_path / "r", "r", {"psnr": [1.0, 2.0]}))
+    with pytest.raises(UsageError, match=r"no scores under the protocol brushnet-paper\. Score it: brushbench score"):
+        run.plot("brushnet-paper")
+    with pytest.raises(UsageError, match="standrad"):
+        run.plot("standrad")
+    assert not pyplot.get_fignums()
+    write_run(tmp_path / "r2", "r", {"psnr": [1.0, 2.0]}, protocol="brushnet-paper")
+    Run.open(tmp_path / "r2").plot("brushnet-paper")
+
+
+def test_a_run_is_opened_and_summed_up_without_matplotlib(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r", "r", {"psnr": [1.0, 2.0]})
+    code = f"import sys, brushbench; brushbench.Run.open({str(folder)!r}).summary()"
+    code += "; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
