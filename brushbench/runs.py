@@ -16,7 +16,7 @@ from brushbench.config import RunConfig, RunHeader
 from brushbench.errors import UsageError
 from brushbench.outcome import FAULT, Outcome
 from brushbench.records import PictureRow
-from brushbench.stats import summarise_all
+from brushbench.stats import are_shares, summarise_all
 from brushbench.store import RunFolder
 from brushbench.types import JSON, PROTOCOLS, Picture
 
@@ -203,11 +203,16 @@ class Run:
         scores = self.scores
         if protocol is not None:
             scores = scores[scores["protocol"] == protocol]
-        cells = per_sample(scores).groupby(CELL, sort=False)["value"]
-        keys, columns = (
-            zip(*((key, group.to_numpy()) for key, group in cells), strict=True) if len(scores) else ((), ())
-        )
-        rows = [(*key, *vars(s).values()) for key, s in zip(keys, summarise_all(columns), strict=True)]
+        samples, headers = per_sample(scores), self.metrics
+        shares = {
+            column: are_shares(
+                part["value"].to_numpy(), (headers["@".join(map(str, column))].get("display") or [""])[0]
+            )
+            for column, part in samples.groupby(CELL[3:], sort=False)
+        }
+        cells = {key: part.to_numpy() for key, part in samples.groupby(CELL, sort=False)["value"]}
+        summaries = summarise_all(list(cells.values()), [shares[key[3:]] for key in cells])
+        rows = [(*key, *vars(summary).values()) for key, summary in zip(cells, summaries, strict=True)]
         return pd.DataFrame(rows, columns=[*CELL, "mean", "low", "high", "median", "n", "infinite", "missing"])
 
     def plot(self, protocol: str = "standard") -> npt.NDArray[Any]:

@@ -170,6 +170,20 @@ def summarise(values: Sequence[float | None] | Scores, proportion: bool | None =
     return summarise_all([values], None if proportion is None else [proportion])[0]
 
 
+def are_shares(column: Scores, suffix: str) -> bool:
+    """Whether a whole column holds shares of zeros and ones, whose means take Wilson's interval.
+
+    A measured quantity may be 0 or 1 for every sample, such as SSIM where the kept pixels are exact: its interval is
+    that number.
+
+    Args:
+        column: (n,) scores of all its cells; NaN and infinite ones are passed over.
+        suffix: of its heading: ``%`` says that it holds shares.
+    """
+    numbers = column[np.isfinite(column)]
+    return _zeros_and_ones(numbers) and (suffix == "%" or bool((numbers == 0.0).any() and (numbers == 1.0).any()))
+
+
 def summarise_all(
     columns: Sequence[Sequence[float | None] | Scores],
     proportions: Sequence[bool] | None = None,

@@ -17,7 +17,7 @@ from brushbench.leaderboard.columns import Column, choose, identity, make_column
 from brushbench.leaderboard.gather import Gathered, Question, gather, of_splits, open_runs
 from brushbench.leaderboard.ranking import Entry, rank
 from brushbench.runs import Run, SetValue, check_protocol
-from brushbench.stats import Summary, summarise_all
+from brushbench.stats import Summary, are_shares, summarise_all
 
 __all__ = ["Cell", "Column", "Row", "Table", "make_tables", "open_runs", "why_apart"]
 
@@ -300,8 +300,7 @@ def _summaries(columns: Sequence[Column], parts: Sequence[Gathered], intervals: 
     places, scores, shares = [], [], []
     for column in columns:
         held = {i: part.columns[column.metric] for i, part in enumerate(parts) if column.metric in part.columns}
-        numbers = np.concatenate([values[np.isfinite(values)] for values in held.values()])
-        share = bool(np.isin(numbers, (0.0, 1.0)).all() and (column.suffix == "%" or (numbers == 1.0).any()))
+        share = are_shares(np.concatenate(list(held.values())), column.suffix)
         places += [(i, column.metric) for i in held]
         scores += list(held.values())
         shares += [share] * len(held)

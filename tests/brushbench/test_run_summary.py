@@ -11,6 +11,7 @@ import pytest
 
 import brushbench
 from brushbench.errors import UsageError
+from brushbench.leaderboard import make_tables
 from brushbench.runs import Run
 from tests.brushbench.written_runs import write_run
 
@@ -34,6 +35,21 @@ def test_a_repeat_without_a_score_leaves_the_sample_its_other_one(tmp_path: Path
     run = Run.open(write_run(tmp_path / "r", "r", {"psnr": [[1.0, None, None], [3.0, 5.0, None]]}))
     summary = run.summary().iloc[0]
     assert (summary["mean"], summary["n"], summary["missing"]) == (3.5, 2, 1)
+
+
+def test_a_measured_quantity_of_zeros_or_ones_is_no_share(tmp_path: Path) -> None:
+    """`telea` keeps the background exact: its SSIM of 100.00 had the interval [67.56, 100.00], LPIPS 0 to 325."""
+    scores = {"ssim": [1.0] * 8, "lpips": [0.0] * 8, "attribute_accuracy": [1.0] * 8, "mine": [0.0] + [1.0] * 7}
+    share = {"attribute_accuracy": {"display": ["%", 100.0]}}
+    run = Run.open(write_run(tmp_path / "r", "r", scores, headers=share))
+    summary = run.summary().set_index("metric")
+    assert list(summary.loc["ssim", ["low", "high"]]) == [1.0, 1.0]
+    assert list(summary.loc["lpips", ["low", "high"]]) == [0.0, 0.0]
+    assert summary.loc["attribute_accuracy", "low"] == pytest.approx(0.676, abs=1e-3)  # Wilson's, 8 of 8
+    assert summary.loc["mine", "low"] == pytest.approx(0.529, abs=1e-3)  # 7 of 8
+    (table,) = make_tables([run])
+    for metric, cell in table.rows[0].cells.items():
+        assert [cell.low, cell.high] == list(summary.loc[metric, ["low", "high"]]), metric
 
 
 def test_a_summary_of_one_protocol(tmp_path: Path) -> None:
