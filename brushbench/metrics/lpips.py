@@ -141,7 +141,7 @@ class LPIPS(ModelMetric):
             )
             maps = self._maps(model, [self._prepared(p, s) for p, s in zip(pictures, samples, strict=True)])
             layers = [
-                torch.nn.functional.conv2d(torch.square(a - b), w)
+                torch.nn.functional.conv2d(a.sub_(b).square_(), w)  # the references stay as they are
                 for a, b, w in zip(maps, references, linear, strict=True)
             ]
             if self.protocol == "brushnet-paper":
@@ -193,7 +193,8 @@ def distance_maps(features: nn.Module, images: Tensor) -> tuple[list[Tensor], Te
         x = layer(x)
         if index in TAPS:
             values = x.float()
-            maps.append(values / torch.sqrt(1e-8 + torch.square(values).sum(dim=1, keepdim=True)))
+            length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+            maps.append(values / torch.sqrt(1e-8 + torch.square(length)))
     return maps, x
 
 

@@ -1,8 +1,10 @@
 """Host work, memory and `make eval`, each against an older checkout, in turn.
 
     git worktree add --detach /tmp/before 825be53
-    OMP_NUM_THREADS=1 python tests/benchmarks/host_work.py /tmp/before              # all three; 40 minutes
+    OMP_NUM_THREADS=1 python tests/benchmarks/host_work.py /tmp/before              # all of them; 40 minutes
     OMP_NUM_THREADS=1 python tests/benchmarks/host_work.py /tmp/before --only host  # or memory, eval; with --rounds 3
+    git worktree add --detach /tmp/single c06a1ce^                                  # LPIPS one image at a time
+    OMP_NUM_THREADS=1 python tests/benchmarks/host_work.py /tmp/single --only lpips
 
 * ``host``: processor time per sample at 512x512 of what the host does around the models: write the image, read it back,
   make both variants, score PSNR, MSE and SSIM under all protocols, prepare pixels for the learnt metrics (the tiny
@@ -10,6 +12,8 @@
 * ``memory``: peak of `eval` with 600 images of 512x512 over that with 60, on this checkout alone. At most 1.10.
 * ``eval``: seconds of `make eval`'s command, before and after in turn. At most 0.75; the SHA-256 of the pixels of every
   image must be the same.
+* ``lpips``: processor time of LPIPS (`standard`, SqueezeNet of full size) per image, raw and blended, in batches of 4
+  at 512x512 and of 16 at 64x64, one batch before the clock starts. At most 1/1.5, at both sizes.
 
 The exit code is 1 where a bound is missed.
 """
@@ -25,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 8  # per measurement of host work, after one that warms up
 SIDE = 512
 MODELS = ("brushnet", "latent-copy", "telea", "copy", "vae", "oracle")
-BOUNDS = {"host": 0.45, "memory": 1.10, "eval": 0.75}
+BOUNDS = {"host": 0.45, "memory": 1.10, "eval": 0.75, "lpips": 1 / 1.5}
 
 
 def in_checkout(checkout: Path, *command: str) -> str:
@@ -134,6 +139,36 @@ def answering() -> object:
     return Answering()
 
 
+def measure_lpips() -> dict[str, float]:
+    """Return milliseconds of processor time per image, by side."""
+    import torch
+
+    from brushbench.features import Features
+    from brushbench.metrics.plugins import load_metric
+    from brushbench.types import Sample
+    from brushbench.variants import make_variant
+
+    torch.set_num_threads(1)
+    metric = load_metric("lpips", "standard", "tiny", "cpu")
+    spent: dict[str, float] = defaultdict(float)
+    for side, batch in ((64, 16), (SIDE, 4)):
+        photos = [photo[:side, :side] for photo in photographs(4 * batch)]
+        hole = np.zeros((side, side), dtype=bool)
+        hole[side // 4 : -side // 4, side // 5 : -side // 5] = True
+        clock = Clock(spent)
+        for start in range(0, len(photos), 2 * batch):
+            if start:
+                clock.stop(f"warm-up {side}")
+            part = photos[start : start + 2 * batch]
+            samples = [Sample(str(i), image, hole, "a", "inside") for i, image in enumerate(part[batch:])]
+            features = Features()
+            for variant in ("raw", "blended"):
+                made = [make_variant(variant, p, s) for p, s in zip(part[:batch], samples, strict=True)]
+                metric(made, samples, features)
+        clock.stop(f"{side}x{side}")
+    return {part: 500 * spent[part] / batch for part, batch in (("64x64", 16), (f"{SIDE}x{SIDE}", 4))}
+
+
 def measure_memory(data: Path, out: Path) -> dict[str, float]:
     """Return the peak in MB of one evaluation."""
     import brushbench
@@ -147,16 +182,26 @@ def measure_memory(data: Path, out: Path) -> dict[str, float]:
 
 def compare_host(before: Path, rounds: int, _: int) -> float:
     """Return the share of the time per sample."""
+    was, now = medians("host", before, rounds)
+    return sum(now.values()) / sum(was.values())
+
+
+def compare_lpips(before: Path, rounds: int, _: int) -> float:
+    """Return the larger share of the time per image of the two sides."""
+    was, now = medians("lpips", before, rounds)
+    return max(now[side] / was[side] for side in was)
+
+
+def medians(what: str, before: Path, rounds: int) -> list[dict[str, float]]:
+    """Return the milliseconds of each part, before and now, measured in turn."""
     found: dict[Path, list[dict[str, float]]] = {before: [], ROOT: []}
     for _ in range(rounds):
         for checkout, parts in found.items():
-            parts.append(json.loads(in_checkout(checkout, __file__, "--measure", "host").splitlines()[-1]))
-    medians = {
-        c: {part: statistics.median(each[part] for each in all_) for part in all_[0]} for c, all_ in found.items()
-    }
-    for part, was in medians[before].items():
-        print(f"{part:14s} {was:7.1f} ms -> {medians[ROOT][part]:7.1f} ms per sample")
-    return sum(medians[ROOT].values()) / sum(medians[before].values())
+            parts.append(json.loads(in_checkout(checkout, __file__, "--measure", what).splitlines()[-1]))
+    was, now = ({p: statistics.median(each[p] for each in all_) for p in all_[0]} for all_ in found.values())
+    for part in was:
+        print(f"{part:14s} {was[part]:7.1f} ms -> {now[part]:7.1f} ms")
+    return [was, now]
 
 
 def compare_memory(*_: object) -> float:
@@ -215,6 +260,9 @@ def hashes(out: Path) -> dict[str, str]:
     }
 
 
+COMPARISONS = {"host": compare_host, "memory": compare_memory, "eval": compare_eval, "lpips": compare_lpips}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, nargs="?", help="checkout of the older commit")
@@ -225,12 +273,13 @@ def main() -> int:
     options = parser.parse_args()
     if options.measure:
         what, *paths = options.measure
-        print(json.dumps(measure_host() if what == "host" else measure_memory(*map(Path, paths))))
+        measures = {"host": measure_host, "lpips": measure_lpips, "memory": measure_memory}
+        print(json.dumps(measures[what](*map(Path, paths))))  # type: ignore[operator]
         return 0
     if options.before is None:
         parser.error("name the checkout of the older commit")
     missed = 0
-    for name, compare in {"host": compare_host, "memory": compare_memory, "eval": compare_eval}.items():
+    for name, compare in COMPARISONS.items():
         if options.only in (None, name):
             share = compare(options.before.resolve(), options.rounds, options.limit)
             missed += share > BOUNDS[name]
