@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 
+from baselines.blended_latent import denoise
 from baselines.brushnet import find_checkpoint
 from baselines.diffusion import load_base
 from baselines.guided import load_network
@@ -86,6 +87,10 @@ ADVICE: dict[str, tuple[str, str, list[str]]] = {
         "controlnet,checkpoint={}/nothing", "Pass checkpoint=FOLDER or FILE",
         ["controlnet,checkpoint={}/controlnet",
          "controlnet,checkpoint={}/controlnet/diffusion_pytorch_model.safetensors"],
+    ),
+    "no published weights": (
+        "controlnet,preset=sd15,checkpoint={}/nothing", "Pass checkpoint=FOLDER or FILE: published at https://",
+        ["controlnet,preset=sd15,checkpoint={}/controlnet"],
     ),
 }  # fmt: skip
 
@@ -183,6 +188,9 @@ def test_a_folder_of_several_networks_is_named_by_its_file_or_gets_a_config(fold
 def test_the_authors_folders_are_put_into_one_as_the_message_says(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BrushbenchError) as error:
         find_checkpoint("sdxl", "random", str(tmp_path / "nothing"))
+    assert "Fetch the folders segmentation_mask_brushnet_ckpt_sdxl_v1 and random_mask_brushnet_ckpt_sdxl_v0 by" in (
+        str(error.value)
+    )
     both = re.findall(r"\S+_mask_brushnet_ckpt_sdxl_v\d", str(error.value))
     assert len(both) == 2
     assert "by hand from" in str(error.value)
@@ -210,3 +218,14 @@ def test_an_eta_that_asks_for_too_much_noise_is_made_smaller() -> None:
     with pytest.raises(ValueError, match=r"Take a smaller eta\."):
         _step(*step, eta=9.0, sigma="ddim")
     _step(*step, eta=0.1, sigma="ddim")
+
+
+def test_every_step_of_a_loop_gets_its_noise(folder: Path) -> None:
+    clean, text = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 32)
+    unet = load_base(folder / "base").unet
+    loop = partial(
+        denoise, unet, clean, torch.ones(1, 1, 8, 8), text, text, variant="paper", steps=2, guidance=1.0, latents=clean
+    )
+    with pytest.raises(ValueError, match=r"Got 1 noises for 2 steps; pass one for each\."):
+        loop(noises=[clean])
+    loop(noises=[clean, clean])

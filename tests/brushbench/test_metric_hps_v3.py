@@ -123,3 +123,9 @@ def test_it_is_never_in_auto_and_refuses_what_does_not_fit(folder, tmp_path):
     save_file(state, tmp_path / "HPSv3.safetensors")
     with pytest.raises(WeightsError, match="is no tokenizer"):
         brushbench.load_metric("hps_v3", weights=tmp_path)
+    good = (folder / "tokenizer.json").read_text("utf-8")
+    (tmp_path / "tokenizer.json").write_text(good.replace("<|image_pad|>", "<|other|>"), "utf-8")
+    with pytest.raises(WeightsError, match=r"Give the tokenizer.json of Qwen2-VL\."):
+        brushbench.load_metric("hps_v3", weights=tmp_path)
+    (tmp_path / "tokenizer.json").write_text(good, "utf-8")  # the remedy, here and for the file that was damaged
+    brushbench.load_metric("hps_v3", weights=tmp_path)

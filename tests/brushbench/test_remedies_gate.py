@@ -181,7 +181,7 @@ def test_a_column_of_two_weights_is_scored_again_or_left_out(brushbench: Command
         write_run(tmp_path / "runs" / name, name, {"psnr": [20.0], "lpips": [0.1]}, headers=header)
     told = brushbench("leaderboard runs", 3)
     (metric,) = re.findall(r"Score one again: brushbench score \S+ --metrics (\w+)@standard --weights \1=PATH", told)
-    assert "or leave the column out with --metrics" in told
+    assert "=PATH, or leave the column out with --metrics." in told
     brushbench("leaderboard runs --metrics psnr")
     brushbench(f"leaderboard runs/b runs/c --metrics {metric}")  # of the same weights
 

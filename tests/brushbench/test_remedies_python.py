@@ -181,12 +181,15 @@ class Bare:
         return [sample()][index]
 
 
-def derived() -> object:
+def record(split: str) -> Any:
     from brushbench.benchmarks.base import Record
     from brushbench.benchmarks.memory import _hole, _image
 
-    record = Record("a", "a cat", _image(PIXELS, "image"), {"brush": _hole(HOLE)})
-    return as_benchmark(LazyBenchmark("mine", [record], splits=("brush",)))
+    return Record("a", "a cat", _image(PIXELS, "image"), {split: _hole(HOLE)})
+
+
+def derived(split: str = "brush") -> object:
+    return as_benchmark(LazyBenchmark("mine", [record(split)], splits=("brush",)))
 
 
 LOADED = as_benchmark([sample()])
@@ -245,6 +248,7 @@ PYTHON: dict[str, tuple[Try, str, list[Try]]] = {
         [lambda: rows({"mask": transparent().convert("RGB")})],
     ),
     "a picture that is cut": (lambda: rows({"image": cut()}), "Replace it", [lambda: rows({})]),
+    "no hole for a split": (lambda: derived("inside"), "Add one", [derived]),
     "a manifest without its hash": (
         lambda: as_benchmark(Bare()),
         "Derive the class from brushbench.benchmarks.base.LazyBenchmark, which makes one.", [derived],
@@ -278,7 +282,7 @@ def test_the_remedy_in_python_works(case: str) -> None:
     with pytest.raises((BrushbenchError, UnusableError, ValueError)) as refused:
         wrong()
     assert advice in " ".join(str(refused.value).split())
-    assert "--skip-bad" not in str(refused.value)  # which lists and tables do not have
+    assert ("--skip-bad" in str(refused.value)) == (case == "no hole for a split")  # lists and tables have none
     for right in remedies:
         right()
 
