@@ -1,9 +1,8 @@
 """The command line: parses, calls one recipe, prints. Nothing heavy is imported before a command needs it.
 
 One module per group of commands, each with an ``app``; what several commands share is in ``options`` and ``console``.
+None has ``from __future__ import annotations``: Typer would compile the text of every annotation at every start.
 """
-
-from __future__ import annotations
 
 import errno
 import io

@@ -1,7 +1,5 @@
 """``audit``: which damage each metric sees."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

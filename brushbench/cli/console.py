@@ -1,7 +1,5 @@
 """What commands print, and what they refuse before any work."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -85,7 +83,7 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     wide_console().print(table)
 
 
-def show_runs(runs: list[Run], table: TableOptions) -> None:
+def show_runs(runs: "list[Run]", table: "TableOptions") -> None:
     """Print the leaderboard of runs, and how many images of each are in which state."""
     from brushbench.leaderboard import make_tables, render
 
@@ -101,7 +99,7 @@ def show_runs(runs: list[Run], table: TableOptions) -> None:
 
 
 def check_complete(
-    runs: list[Run], max_failed: int, others: bool = False, remedy: str = "", columns: Container[str] | None = ()
+    runs: "list[Run]", max_failed: int, others: bool = False, remedy: str = "", columns: Container[str] | None = ()
 ) -> None:
     """Say what of the runs' images failed or is still to be made, and exit with the code of an incomplete run.
 
@@ -138,7 +136,7 @@ def check_complete(
         raise typer.Exit(RunError.exit_code)
 
 
-def _say_tracebacks(run: Run) -> None:
+def _say_tracebacks(run: "Run") -> None:
     files = run.tracebacks()
     if files and debug:
         say("\n".join(file.read_text("utf-8", errors="replace") for file in files))
@@ -146,7 +144,7 @@ def _say_tracebacks(run: Run) -> None:
         say(f"Tracebacks: {files[0].parent}, or --debug.")
 
 
-def say_unavailable(runs: list[Run]) -> None:
+def say_unavailable(runs: "list[Run]") -> None:
     """Name the metrics that are in no column, once each, with the way to get them."""
     say_reasons(
         (column.partition("@")[0], header["unavailable"])

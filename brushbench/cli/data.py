@@ -1,7 +1,5 @@
 """``data``: look at benchmarks and check them; and how every command loads one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +64,7 @@ def _takes(bench: str, option: str) -> bool:
     return not (name in names("benchmark") or ":" in name) or option in option_names(resolve("benchmark", name))
 
 
-def load(bench: str, options: DataOptions, quiet: bool = False) -> Benchmark:
+def load(bench: str, options: DataOptions, quiet: bool = False) -> "Benchmark":
     """Load a benchmark as ``--data``, ``--split``, ``--limit`` and ``--skip-bad`` say; name what was left out.
 
     Args:
@@ -98,7 +96,7 @@ def load(bench: str, options: DataOptions, quiet: bool = False) -> Benchmark:
     return benchmark
 
 
-def embedded_benchmark(specs: list[Spec]) -> str:
+def embedded_benchmark(specs: "list[Spec]") -> str:
     """Return the embedded benchmark that fits the methods, and say what the real thing would be."""
     tiny = tiny_specs(specs)
     if not tiny:
@@ -111,7 +109,7 @@ def embedded_benchmark(specs: list[Spec]) -> str:
     return "shapes"
 
 
-def tiny_specs(specs: list[Spec]) -> list[Spec]:
+def tiny_specs(specs: "list[Spec]") -> "list[Spec]":
     """Return the methods that run on the embedded family."""
     from brushbench.registry import takes_preset
 

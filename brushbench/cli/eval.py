@@ -1,7 +1,5 @@
 """``eval``, ``generate`` and ``inpaint``: commands that run methods."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -66,7 +64,7 @@ def eval_(
     check_complete(runs, failures.max_failed, others=run.shard is not None, remedy=RETRY, columns=None)
 
 
-def _look(runs: list[Run], look: LookOptions) -> None:
+def _look(runs: "list[Run]", look: LookOptions) -> None:
     """Log the means, write the page, and say how to look at the images."""
     folders = " ".join(str(run.path) for run in runs)
     for run in runs if look.track else []:
@@ -95,7 +93,7 @@ def _run_methods(
     scoring: ScoreOptions,
     machine: MachineOptions,
     failures: FailureOptions,
-) -> list[Run]:
+) -> "list[Run]":
     from brushbench.engines.shard import Shard
     from brushbench.evaluation import Made, Scoring, Session, choose_columns, configure
     from brushbench.registry import check_options, with_preset
@@ -143,7 +141,9 @@ def _run_methods(
         raise
 
 
-def _share(work: partial[list[Run]], benchmark: Benchmark, jobs: int, folders: Mapping[str, RunFolder]) -> list[Run]:
+def _share(
+    work: "partial[list[Run]]", benchmark: "Benchmark", jobs: int, folders: "Mapping[str, RunFolder]"
+) -> "list[Run]":
     """Do the work here, or here and in further processes."""
     from brushbench.engines.jobs import share
     from brushbench.evaluation import Made
@@ -158,7 +158,7 @@ def _share(work: partial[list[Run]], benchmark: Benchmark, jobs: int, folders: M
     return runs
 
 
-def _asked(method: MethodOptions, machine: MachineOptions) -> list[Spec]:
+def _asked(method: MethodOptions, machine: MachineOptions) -> "list[Spec]":
     """Return the methods that --model names; ``all`` stands for everything that can run here, and says what cannot."""
     from brushbench.registry import parse_spec
 
@@ -174,15 +174,15 @@ def _asked(method: MethodOptions, machine: MachineOptions) -> list[Spec]:
 
 
 def _carry_out(
-    configs: list[RunConfig],
+    configs: "list[RunConfig]",
     bench: str,
     data: DataOptions,
-    scoring: Scoring,
+    scoring: "Scoring",
     parent: Path,
-    session: Session,
+    session: "Session",
     shard: str | None = None,
-    benchmark: Benchmark | None = None,
-) -> list[Run]:
+    benchmark: "Benchmark | None" = None,
+) -> "list[Run]":
     """Run all methods, one after the other, with features that they share; another process loads its own benchmark."""
     from dataclasses import replace
 
@@ -196,7 +196,7 @@ def _carry_out(
     return [carry_out(config, samples, scoring, out=parent / config.name, session=session) for config in configs]
 
 
-def _labels(specs: list[Spec], names: list[str] | None) -> list[str]:
+def _labels(specs: "list[Spec]", names: list[str] | None) -> list[str]:
     """Return a label per method: those given with --name for the first ones, their own for the others."""
     names = names or []
     if len(names) > len(specs):

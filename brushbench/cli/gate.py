@@ -1,7 +1,5 @@
 """``compare``, ``gate`` and ``accept``: is this checkpoint better, and may it go in?"""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,7 +104,7 @@ def gate(
     raise typer.Exit(max((verdict.exit_code for verdict in verdicts), key=[0, 4, 1, 3].index))
 
 
-def _look(runs: list[Path], verdicts: list[Verdict], report: Path | None) -> None:
+def _look(runs: list[Path], verdicts: "list[Verdict]", report: Path | None) -> None:
     """Write the page of the runs with their verdicts, or say how to look at the images."""
     if report is None:
         folders = " ".join(map(str, runs))
@@ -120,7 +118,7 @@ def _look(runs: list[Path], verdicts: list[Verdict], report: Path | None) -> Non
     say(f"Wrote {make_page(open_runs(runs), report, gates=gates)}. Open it in a browser.")
 
 
-def _write(verdicts: list[Verdict], wanted: dict[str, str | None]) -> bool:
+def _write(verdicts: "list[Verdict]", wanted: dict[str, str | None]) -> bool:
     """Write what was asked for; return whether something was printed in place of the table."""
     printed = False
     for way, place in wanted.items():

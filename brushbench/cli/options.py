@@ -14,8 +14,6 @@
     def vae(fit: Fit) -> None: ...   # brushbench train tiny vae --seed 3
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import re

@@ -1,7 +1,5 @@
 """``report``, ``sheet``, ``export``, ``push`` and ``pull``: runs to look at, and runs that travel."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -61,7 +59,7 @@ def report(
 
 
 def make_page(
-    runs: list[Run],
+    runs: "list[Run]",
     output: Path,
     *,
     source: SourceOptions | None = None,
@@ -70,7 +68,7 @@ def make_page(
     originals: bool = True,
     thumbnail: int = 160,
     jobs: int = 2,
-    gates: Sequence[GateSection] = (),
+    gates: "Sequence[GateSection]" = (),
 ) -> Path:
     """Write the page of runs, with the verdicts of a gate if there are any, and return its path."""
     from brushbench.report.data import collect
@@ -167,7 +165,7 @@ def check_folder(output: Path) -> None:
     check(output)
 
 
-def _benchmark(runs: list[Run], source: SourceOptions) -> Benchmark:
+def _benchmark(runs: "list[Run]", source: SourceOptions) -> "Benchmark":
     """Load the benchmark of the run that has most samples; the others' samples are among them."""
     from brushbench.evaluation.recipes import benchmark_of
 

@@ -1,7 +1,5 @@
 """``score``: columns for images that are there."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,16 +79,16 @@ def score(
     check_complete([done], failures.max_failed, columns=None)
 
 
-def _score_run(run: Path, data: DataOptions, scoring: Scoring, shard: str | None = None) -> Run:
+def _score_run(run: Path, data: DataOptions, scoring: "Scoring", shard: str | None = None) -> "Run":
     from brushbench.evaluation import rescore
 
     return rescore(run, benchmark=data.bench, data=data.data, scoring=scoring, shard=shard)
 
 
 def _score_images(
-    images: Path, data: DataOptions, scoring: Scoring, label: str, out: Path | None, overwrite: bool,
+    images: Path, data: DataOptions, scoring: "Scoring", label: str, out: Path | None, overwrite: bool,
     shard: str | None = None,
-) -> Run:  # fmt: skip
+) -> "Run":  # fmt: skip
     from brushbench.evaluation import score_images
 
     benchmark = load(data.bench or "photos", data)

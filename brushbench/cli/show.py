@@ -1,7 +1,5 @@
 """``leaderboard``, ``list`` and ``doctor``: commands that show what is there."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +68,7 @@ def leaderboard(
         raise typer.Exit(RunError.exit_code)
 
 
-def _say_unscored(runs: list[Run], protocol: str) -> bool:
+def _say_unscored(runs: "list[Run]", protocol: str) -> bool:
     """Name the runs without scores under a protocol; return whether some run has any."""
     scored = [protocol in run.protocols() for run in runs]
     for run, has_scores in zip(runs, scored, strict=True):

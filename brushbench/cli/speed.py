@@ -1,7 +1,5 @@
 """``speed``: what a method's accelerations gain, and whether its images stay as good."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
