@@ -7,7 +7,8 @@ import typer
 
 from brushbench.cli.console import check_output, say, say_reasons
 from brushbench.cli.score import metric_weights
-from brushbench.errors import UnknownNameError
+from brushbench.errors import RunError, UnknownNameError
+from brushbench.outcome import common_reasons
 
 app = typer.Typer()
 
@@ -56,3 +57,7 @@ def audit(
         draw_heat_map(result, heat_map)
         say(f"Wrote {heat_map}.")
     say_reasons(result.unavailable.items())
+    for column, reasons in result.faults.items():
+        say(f"{column}: {len(reasons)} scores are missing: {common_reasons(reasons)}.")
+    if result.faults:
+        raise typer.Exit(RunError.exit_code)

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from brushbench.cli.options import TableOptions
     from brushbench.runs import Run
 
-__all__ = ["check_complete", "check_output", "print_table", "say", "say_reasons", "say_unavailable", "show_runs"]
+__all__ = [
+    "check_complete",
+    "check_output",
+    "print_table",
+    "say",
+    "say_faults",
+    "say_reasons",
+    "say_unavailable",
+    "show_runs",
+]
 
 BAD_RECORDS = (
     "Records that cannot be used: repair them (`brushbench data check` lists them all) and run the same command again, "
@@ -127,13 +136,20 @@ def check_complete(
                 say(BAD_RECORDS)
             _say_tracebacks(run)
         incomplete |= not outcome.is_complete(max_failed, others)
-        faults = {} if columns == () else run.faults()
-        for column in (name for name in faults if columns is None or name in columns):
-            reasons = faults[column]
-            say(f"{run.label}: {column}: {len(reasons)} images have no score: {common_reasons(reasons)}.")
-            incomplete |= len(reasons) > max_failed
+        if columns != ():
+            incomplete |= say_faults(run, columns) > max_failed
     if incomplete:
         raise typer.Exit(RunError.exit_code)
+
+
+def say_faults(run: "Run", columns: Container[str] | None = None) -> int:
+    """Say in which columns of a run images have no score because the metric failed; return the most in one of them."""
+    most = 0
+    for column, reasons in run.faults().items():
+        if columns is None or column in columns:
+            say(f"{run.label}: {column}: {len(reasons)} images have no score: {common_reasons(reasons)}.")
+            most = max(most, len(reasons))
+    return most
 
 
 def _say_tracebacks(run: "Run") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from brushbench.cli.console import check_output, say
+from brushbench.cli.console import check_output, say, say_faults
 from brushbench.cli.options import shared_options
 from brushbench.errors import UsageError
 
@@ -51,10 +51,13 @@ def report(
     """
     from brushbench.leaderboard import open_runs
 
+    opened = open_runs(runs)
     page = make_page(
-        open_runs(runs), output, source=source, title=title, pictures=pictures, originals=originals,
+        opened, output, source=source, title=title, pictures=pictures, originals=originals,
         thumbnail=thumbnail, jobs=jobs,
     )  # fmt: skip
+    for run in opened:
+        say_faults(run)
     say(f"Wrote {page}. Open it in a browser.")
 
 

@@ -19,6 +19,7 @@ from brushbench.evaluation.columns import Column, load_columns
 from brushbench.evaluation.damages import DAMAGES, ORDERS, is_for, levels
 from brushbench.evaluation.scoring import Scoring
 from brushbench.features import Features
+from brushbench.outcome import FAULT
 from brushbench.pictures import encode_png, open_picture, to_rgb
 from brushbench.progress import track
 from brushbench.stats import wilson
@@ -110,6 +111,7 @@ class Audit:
         findings: per metric and damage.
         stability: per metric and harmless change.
         unavailable: metrics without weights here, with the way to get them.
+        faults: by column, why the metric itself failed: one reason per score that is missing.
     """
 
     benchmark: str
@@ -119,6 +121,7 @@ class Audit:
     findings: tuple[Finding, ...]
     stability: tuple[Stability, ...]
     unavailable: Mapping[str, str]
+    faults: Mapping[str, Sequence[str]]
 
 
 def audit(
@@ -161,6 +164,7 @@ def audit(
         tuple(_finding(column.metric, column.name, name, sheet) for column in columns for name in [*chosen, *orders]),
         tuple(_stability(column.name, change, sheet) for column in columns for change in CHANGES),
         unavailable,
+        dict(sheet.faults),
     )
 
 
@@ -192,6 +196,7 @@ class _Sheet:
         self.scores: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.asked: defaultdict[str, int] = defaultdict(int)
+        self.faults: defaultdict[str, list[str]] = defaultdict(list)
 
     def ask(self, what: str, pictures: Sequence[Picture], samples: Sequence[Sample], batch: int | None = None) -> None:
         """Score images under every column, all at once or ``batch`` at a time."""
@@ -201,6 +206,9 @@ class _Sheet:
             for i in range(0, len(pictures), size):
                 answers = ask(column.metric, pictures[i : i + size], samples[i : i + size], self.features)
                 self.scores[column.name, what] += map(_number, answers)
+                for answer in answers:
+                    if isinstance(answer, Unscored) and answer.reason.startswith(FAULT):
+                        self.faults[column.name].append(answer.reason)
             self.seconds[column.name] += time.perf_counter() - start
             self.asked[column.name] += len(pictures)
 

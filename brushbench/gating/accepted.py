@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from brushbench import assets, text
 from brushbench.errors import BrushbenchError, RunError, UsageError
+from brushbench.outcome import common_reasons
 from brushbench.records import write_atomically
 from brushbench.runs import Run
 from brushbench.scoresets import ColumnKey, ScoreSet, from_run, unlike
@@ -131,6 +132,11 @@ def accept(
         raise RunError(
             f"{run.path} is incomplete ({counts}). Finish it before it is accepted; `brushbench eval` with "
             "--retry-failed makes failed images again."
+        )
+    for column, reasons in run.faults().items():
+        raise RunError(
+            f"{run.path}: {column}: {len(reasons)} images have no score: {common_reasons(reasons)}. Correct the "
+            "metric, and score the run again before it is accepted."
         )
     write_atomically(file, _dump(_record(scores, name, reason, noise_of(run, noise))))
     return file

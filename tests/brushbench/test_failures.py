@@ -250,6 +250,13 @@ def test_the_leaderboard_of_a_metric_that_failed_gives_exit_3_and_the_reason(
     two = "compare runs/folder/copy runs/folder/telea"
     assert "not compared: shade, brush: no sample has a score in both" in brushbench(two)
     assert "no sample has a score in both" in brushbench(f"{two} --metrics shade", 3)
+    assert f"copy: {reason}" in brushbench("report runs --no-pictures -o page")  # it has nothing to refuse
+    told = brushbench("audit --bench d --limit 2 --split brush --metrics psnr,metric.py:shade", 3)
+    assert "shade@standard: " in told
+    assert "scores are missing: the metric failed: ValueError: too dark" in told
+    assert "scores are missing" not in brushbench("audit --bench d --limit 2 --split brush --metrics psnr")
+    told = brushbench("accept runs/folder/copy --name mine --reason new", 3)
+    assert reason in told
 
 
 @pytest.mark.parametrize(

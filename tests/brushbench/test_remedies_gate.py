@@ -194,3 +194,15 @@ def test_what_cannot_be_uploaded_is_written_to_a_folder(
     assert "or write a folder: brushbench export RUN --to hub --output FOLDER." in told
     runs("export runs/old --to hub --output folder")
     assert (tmp_path / "folder" / "runs" / "000" / "run.json").is_file()
+
+
+def test_a_metric_that_failed_is_corrected_before_its_run_is_accepted(brushbench: Command, tmp_path: Path) -> None:
+    """A column of dashes was accepted, and every later gate on it would have been one of nothing."""
+    (tmp_path / "metric.py").write_text("def shade(picture, sample): return 1 / 0\n")
+    brushbench("eval -m telea --bench d --metrics psnr,metric.py:shade --variants raw", 3)
+    accept = "accept runs/folder/telea --name mine --reason new"
+    told = brushbench(accept, 3)
+    assert "Correct the metric, and score the run again before it is accepted." in told
+    (tmp_path / "metric.py").write_text("def shade(picture, sample): return 1.0\n")
+    brushbench("score runs/folder/telea --metrics metric.py:shade --variants raw")
+    brushbench(accept)
