@@ -108,7 +108,10 @@ class LazyBenchmark(Benchmark):
         splits: those that were chosen, in order.
         keys: (sample id, split) in order: split by split, pictures in manifest order within each.
         manifest: name, splits, images, counts, skipped, and ``sha256`` over everything that the samples are made of.
+        skippable: whether whoever loaded it can ask for ``skip_bad``.
     """
+
+    skippable = True
 
     def __init__(
         self,
@@ -178,7 +181,8 @@ class LazyBenchmark(Benchmark):
             return self
         problem = "the caption is missing, and the method reads it"
         if not self._skip_bad:
-            raise BadRecordError(blank[0].id, problem, "Write one, use a method that reads none (such as telea)")
+            remedy = "Write one, use a method that reads none (such as telea)"
+            raise BadRecordError(blank[0].id, problem, remedy, self.skippable)
         rest = type(self).__new__(type(self))
         rest.__dict__.update({k: v for k, v in self.__dict__.items() if k not in COMPUTED})
         rest._records = [record for record in self._records if record.prompt.strip()]

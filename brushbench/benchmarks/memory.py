@@ -274,9 +274,11 @@ def _of_rows(name: str, rows: Sequence[Mapping[Any, Any]], split: str, limit: in
         described(row_id(row, place), partial(record_of_row, row, place, masked)) for place, row in enumerate(rows)
     ]
     try:
-        return LazyBenchmark(name, records, splits=splits, split=split, limit=limit)
+        table = LazyBenchmark(name, records, splits=splits, split=split, limit=limit)
     except BadRecordError as error:  # a table is mended in Python: there is no option to leave a row out
         raise BadRecordError(error.record, error.problem, error.remedy, skippable=False) from None
+    table.skippable = False
+    return table
 
 
 def row_splits(columns: Sequence[str]) -> tuple[str, ...]:

@@ -78,7 +78,12 @@ def texts(tree: ast.AST) -> Iterator[str]:
             yield from texts(node)
 
 
-def remedies() -> Iterator[tuple[str, str]]:
+@cache
+def remedies() -> tuple[tuple[str, str], ...]:
+    return tuple(_remedies())
+
+
+def _remedies() -> Iterator[tuple[str, str]]:
     for package in ("brushbench", "brushnet", "baselines"):
         for file in sorted((ROOT / package).rglob("*.py")):
             for text in texts(ast.parse(file.read_text("utf-8"))):

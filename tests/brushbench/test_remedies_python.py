@@ -221,6 +221,11 @@ PYTHON: dict[str, tuple[Try, str, list[Try]]] = {
         lambda: as_benchmark([sample(prompt="")]).with_captions(), "Write one as its prompt",
         [lambda: as_benchmark([sample(prompt="a")]).with_captions()],
     ),
+    "a row without a caption": (
+        lambda: as_benchmark(pd.DataFrame([{"image": PIXELS}])).with_captions(),
+        "Write one, use a method that reads none (such as telea).",
+        [lambda: as_benchmark(pd.DataFrame([{"image": PIXELS, "caption": "a"}])).with_captions()],
+    ),
     "a loaded benchmark": (
         lambda: as_benchmark(LOADED, "inside"), "Give split and limit to load_benchmark, not here.",
         [lambda: as_benchmark(LOADED), lambda: bb.load_benchmark("shapes", "inside", 1)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,12 @@ COMMON = "--cpu --batch-size 1 --max-steps 1 --picture-every 0"
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model."""
     return save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first training is kept, for those that begin with one."""
+    return tmp_path_factory.mktemp("kept") / "out"
 
 
 @pytest.fixture
@@ -67,12 +74,15 @@ ADVICE: dict[str, tuple[Callable[[Path], object] | None, str, int, str, list[str
 
 @pytest.mark.parametrize("case", ADVICE)
 def test_the_advice_of_a_trainer_works(
-    case: str, train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, train: Command, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     first, refused, code, advice, instead = ADVICE[case]
     if first is not None:
-        train("")
+        if not kept.exists():
+            train("")
+            shutil.copytree(tmp_path / "out", kept)
+        shutil.copytree(kept, tmp_path / "out", dirs_exist_ok=True)
         first(tmp_path)
     assert advice in train(refused, code)
     for options in instead:
@@ -143,6 +153,7 @@ def test_what_the_embedded_models_start_from_is_trained_as_the_messages_say(
     assert "Copied" in brushbench(f"{tiny} collect runs --into family")
 
 
+@pytest.mark.slow
 def test_what_a_judge_starts_from_is_trained_as_the_messages_say(brushbench: Command, tmp_path: Path) -> None:
     judges = f"train tiny judges {COMMON} --batch-size 2 --cache-scenes 4"
     told = brushbench(f"{judges} --which hps --clip nothing --out new", 5)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from safetensors.torch import load_file, save_file
 
 from brushbench import assets, load_metric
@@ -225,8 +226,8 @@ def test_an_extra_brings_the_module_that_was_missing() -> None:
     assert named <= set(EXTRAS)
     distributions = packages_distributions()
     for extra, module in EXTRAS.items():
-        brought = {Requirement(line).name for line in extras[extra]}
-        assert brought & set(distributions.get(module, [module.replace("_", "-")])), extra
+        brought = {canonicalize_name(Requirement(line).name) for line in extras[extra]}
+        assert brought & set(map(canonicalize_name, distributions.get(module, [module]))), extra
 
 
 @pytest.mark.slow
