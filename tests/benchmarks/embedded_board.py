@@ -50,8 +50,8 @@ RIVALS = ("sd-inpainting", "blended-latent", "controlnet")
 OWN = {"attribute_accuracy": (True, 100, "%"), "boundary": (False, 1000, "x10³")}  # more is better, factor, unit
 PAGE = """# The embedded leaderboard
 
-The first {limit} pictures of `shapes` per split; every method that runs with the embedded weights; CPU, float32. All are
-small models of this repository, trained on its own scenes: nothing here is comparable with published numbers.
+The first {limit} pictures of `shapes` per split; every method that runs with the embedded weights; CPU, float32. All
+are small models of this repository, trained on its own scenes: nothing here is comparable with published numbers.
 
 ```console
 $ python tests/benchmarks/embedded_board.py --out {out}   # brushbench {command}
