@@ -35,7 +35,7 @@ SD = "CreativeML OpenRAIL-M"
 CREDITS: Mapping[str, Credit] = {
     "blended-latent": Credit("Avrahami et al., SIGGRAPH 2023, arXiv 2206.02779", f"{SD} (base)", "base"),
     "brushedit": Credit("Li et al. 2024, arXiv 2412.10316", "Apache-2.0 text, not for the European Union", "brushedit"),
-    "brushnet": Credit("Ju et al., ECCV 2024, arXiv 2403.06976", "see its repository", "segmentation"),
+    "brushnet": Credit("Ju et al., ECCV 2024, arXiv 2403.06976", "Apache-2.0 (of its repository)", "segmentation"),
     "controlnet": Credit("Zhang et al., ICCV 2023, arXiv 2302.05543", "OpenRAIL", "controlnet"),
     "controlnet-blended": Credit("Zhang et al., ICCV 2023, arXiv 2302.05543", "OpenRAIL", "controlnet"),
     "copy": Credit("-", "Apache-2.0"),
