@@ -43,6 +43,9 @@ def report(
     pictures: Annotated[bool, typer.Option(help="Thumbnails in the gallery; without them scores only.")] = True,
     originals: Annotated[bool, typer.Option(help="Images of full size, for zoom and slider.")] = True,
     thumbnail: Annotated[int, typer.Option("--thumbnail", min=32, max=1024, help="Longest side, pixels.")] = 160,
+    gallery: Annotated[
+        int | None, typer.Option("--gallery", min=1, help="Samples per split in the gallery; none: all.")
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes that draw thumbnails.")] = 2,
 ) -> None:
     """Write a page to look at: leaderboard, every image side by side, plots, provenance.
@@ -54,7 +57,7 @@ def report(
     opened = open_runs(runs)
     page = make_page(
         opened, output, source=source, title=title, pictures=pictures, originals=originals,
-        thumbnail=thumbnail, jobs=jobs,
+        thumbnail=thumbnail, gallery=gallery, jobs=jobs,
     )  # fmt: skip
     for run in opened:
         say_faults(run)
@@ -70,6 +73,7 @@ def make_page(
     pictures: bool = True,
     originals: bool = True,
     thumbnail: int = 160,
+    gallery: int | None = None,
     jobs: int = 2,
     gates: "Sequence[GateSection]" = (),
 ) -> Path:
@@ -77,7 +81,7 @@ def make_page(
     from brushbench.report.data import collect
     from brushbench.report.render import prepare_folder, write_page, write_pictures
 
-    found = collect(runs, title)
+    found = collect(runs, title, gallery)
     benchmark = _benchmark(runs, source or SourceOptions()) if pictures else None
     prepare_folder(output)
     if benchmark is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,16 @@ class Gallery:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     problems: dict[str, dict[int, str]] = field(default_factory=dict)  # method key: row: why there is no picture
     drawn: bool = False
+
+    def first(self, per_split: int) -> Gallery:
+        """Return a gallery of the first rows of each split; the ids, scores and pictures of the others are left out."""
+        kept, taken = [], Counter[str]()
+        for number, row in enumerate(self.rows):
+            taken[row.split] += 1
+            if taken[row.split] <= per_split:
+                kept.append(number)
+        scores = {name: [column[number] for number in kept] for name, column in self.scores.items()}
+        return Gallery(self.methods, [self.rows[number] for number in kept], self.metrics, scores)
 
     def drawings(self, benchmark: Benchmark) -> Iterator[Drawing]:
         """Yield what each row needs drawn, and note prompt and size of each on the way."""
@@ -144,19 +155,21 @@ class Report:
 
     title: str
     tables: tuple[Table, ...]
-    gallery: Gallery
+    scored: Gallery  # every sample, for the plots
+    gallery: Gallery  # the samples that are shown
     provenance: Provenance
     seconds: Mapping[str, float]  # per picture, by run; runs without timing are absent
     left_out: tuple[str, ...]  # sentences about what the page does not show, and why
     audits: tuple[HeatMap, ...] = ()  # of the benchmark, where committed audits say something of the page's columns
 
 
-def collect(runs: Sequence[Run], title: str = "") -> Report:
+def collect(runs: Sequence[Run], title: str = "", per_split: int | None = None) -> Report:
     """Gather a report's data from runs; pictures come later, from :meth:`Gallery.drawings`.
 
     Args:
         runs: at least one. Runs on other data than the first are in the leaderboard, not in the gallery.
         title: of the page; the benchmark's name without one.
+        per_split: samples per split in the gallery; ``None``: all. Tables and plots keep every sample.
 
     Raises:
         RunError: no run, or two of one name.
@@ -171,10 +184,13 @@ def collect(runs: Sequence[Run], title: str = "") -> Report:
         if run not in shown
     )
     tables = tuple(table for protocol in PROTOCOLS for table in make_tables(runs, protocol))
-    gallery = _gallery(shown, tables)
+    scored = _gallery(shown, tables)
+    gallery = scored if per_split is None else scored.first(per_split)
+    if len(gallery.rows) < len(scored.rows):
+        left_out += (f"The gallery shows the first {per_split} samples of each split; tables and plots have them all.",)
     name = title or f"{runs[0].config.benchmark}: {', '.join(run.label for run in runs)}"
     audits = tuple(heat_maps(shown, {row.split for row in gallery.rows}))
-    return Report(name, tables, gallery, _provenance(runs), _seconds(runs), left_out, audits)
+    return Report(name, tables, scored, gallery, _provenance(runs), _seconds(runs), left_out, audits)
 
 
 def _gallery(runs: Sequence[Run], tables: Sequence[Table]) -> Gallery:

@@ -38,7 +38,7 @@ class Plot:
 
 def draw_plots(report: Report) -> list[Plot]:
     """Return the figures of a report: paired differences, distributions, trade-off, speed."""
-    gallery = report.gallery
+    gallery = report.scored
     plots = []
     for split in dict.fromkeys(row.split for row in gallery.rows):
         for draw in (_differences, _distributions, _trade_off):

@@ -17,6 +17,7 @@ from PIL import Image
 
 import brushbench
 from brushbench.report.data import collect
+from brushbench.report.plots import draw_plots
 from brushbench.report.render import prepare_folder, write_page, write_pictures
 
 from .reports import HOSTILE, hostile_benchmark, tiny_runs
@@ -302,3 +303,20 @@ def test_a_run_without_its_pictures_still_opens(browser: Any, tmp_path: Path) ->
     visit.page.locator(".row").first.wait_for()
     assert "not in this report" in visit.page.locator("#gallery-status").inner_text()
     visit.close()
+
+
+def test_a_short_gallery_says_so_and_tables_and_plots_keep_every_sample(tmp_path: Path) -> None:
+    benchmark, runs = tiny_runs(tmp_path)
+    whole, short = collect(runs), collect(runs, per_split=1)
+    splits = {row.split for row in whole.gallery.rows}
+    assert len(whole.gallery.rows) > len(short.gallery.rows) == len(splits)
+    assert short.tables == whole.tables
+    assert [plot.svg for plot in draw_plots(short)] == [plot.svg for plot in draw_plots(whole)]
+    prepare_folder(tmp_path / "page")
+    write_pictures(short, benchmark, tmp_path / "page", jobs=1)
+    page = write_page(short, tmp_path / "page")
+    assert "The gallery shows the first 1 samples of each split" in page.read_text("utf-8")
+    assert len(list(tmp_path.glob("page/thumbs/*/*-ref.webp"))) == len(splits)
+    for name, column in short.gallery.scores.items():
+        kept = [whole.gallery.rows.index(row) for row in short.gallery.rows]
+        assert column == [whole.gallery.scores[name][number] for number in kept]
