@@ -58,11 +58,13 @@ class TrainGroup(TyperGroup):
             return
         from brushbench.training.commands import app as training
 
+        self.commands = dict(get_group(training).commands)
         if find_spec("brushbench.tiny.commands"):  # in a checkout; a wheel holds the scenes alone
             from brushbench.tiny.commands import app as tiny
 
-            training.add_typer(tiny, name="tiny")
-        self.commands = get_group(training).commands
+            tiny_group = get_group(tiny)
+            tiny_group.name = "tiny"
+            self.commands["tiny"] = tiny_group
 
 
 app.add_typer(

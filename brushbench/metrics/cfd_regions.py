@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brushbench.masks import MaskError, tight_box
+from brushbench.metrics.removal import box_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["distinct", "next_to", "on_white", "sorted_by", "widened"]
 
 LARGEST_IOU, LARGEST_SHARE = 0.8, 0.9  # of a mask with one that is kept
-
-
-def box_of(mask: Hole) -> tuple[slice, slice]:
-    """Return the rows and columns of the smallest box that holds a mask."""
-    box = tight_box(mask)
-    if box is None:
-        raise MaskError("the mask marks no pixel, expected at least one")
-    return box
 
 
 def distinct(masks: Sequence[Hole]) -> list[Hole]:

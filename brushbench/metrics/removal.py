@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from brushbench.masks import MaskError, tight_box
 from brushbench.metrics.base import NOTHING_KEPT, ModelMetric, at_reference_size
 from brushbench.types import Unscored
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-__all__ = ["RemovalMetric", "cells_of", "cosine"]
+__all__ = ["RemovalMetric", "box_of", "cells_of", "cosine"]
 
 
 class RemovalMetric(ModelMetric):
@@ -35,6 +36,14 @@ class RemovalMetric(ModelMetric):
             return NOTHING_KEPT
         sized = at_reference_size(picture, sample, self.protocol)
         return sized if isinstance(sized, Unscored) else None
+
+
+def box_of(mask: Hole) -> tuple[slice, slice]:
+    """Return the rows and columns of the smallest box that holds a mask."""
+    box = tight_box(mask)
+    if box is None:
+        raise MaskError("the mask marks no pixel, expected at least one")
+    return box
 
 
 def cells_of(mask: Hole, shape: tuple[int, int], steps: tuple[float, float]) -> Floats:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from brushbench.metrics.removal import RemovalMetric, cells_of, cosine
+from brushbench.metrics.removal import RemovalMetric, box_of, cells_of, cosine
 from brushbench.metrics.sam import SAM_H, SamBackbone
 from brushbench.types import Unscored
 
@@ -98,8 +98,8 @@ def published_box(hole: Hole) -> tuple[slice, slice]:
     Args:
         hole: bool (H, W), with at least one True.
     """
-    rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
-    top, bottom, left, right = (int(edge) for edge in (rows[0], rows[-1], columns[0], columns[-1]))
+    rows, columns = box_of(hole)
+    top, bottom, left, right = rows.start, rows.stop - 1, columns.start, columns.stop - 1
     height, width = hole.shape
     fits = min(left, top) >= MARGIN and bottom + MARGIN <= height and right + MARGIN <= width
     margin = MARGIN if fits else max(min(left, top, height - bottom, width - right), 0)

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-import brushbench
 from brushbench.leaderboard import make_tables, open_runs, render
 from brushbench.published import article_rows
+from brushbench.scoresets import ColumnKey, ScoreSet, from_run
 from brushbench.stats import Summary, paired_difference
 
 MINUTES = 40
@@ -92,15 +92,13 @@ class Order:
     seen: Summary
 
 
-def scores(run: brushbench.Run, variant: str, split: str, metric: str) -> np.ndarray:
+def scores(scored: ScoreSet, variant: str, split: str, metric: str) -> np.ndarray:
     """Return the scores of one column under ``standard``, in the order of the samples' ids."""
-    table = run.scores
-    cell = {"split": split, "metric": metric, "variant": variant, "protocol": "standard"}
-    chosen = table[(table[list(cell)] == list(cell.values())).all(axis=1)]
-    return chosen.sort_values("sample")["value"].to_numpy(dtype=float)
+    held = scored.columns[ColumnKey(metric, "standard", split, "caption", variant)]
+    return np.array([held[sample] for sample in sorted(held)])
 
 
-def orders(runs: dict[str, brushbench.Run]) -> list[Order]:
+def orders(runs: dict[str, ScoreSet]) -> list[Order]:
     """Compare every two methods that the article and this board have, on every column that both have."""
     found = []
     for split in SPLITS:
@@ -147,7 +145,7 @@ def order_lines(found: list[Order]) -> list[str]:
     return lines
 
 
-def own_lines(runs: dict[str, brushbench.Run]) -> tuple[list[str], bool]:
+def own_lines(runs: dict[str, ScoreSet]) -> tuple[list[str], bool]:
     """Return BrushNet against its rivals inside, and whether it beats each on one of the two columns."""
     lines = ["| BrushNet against | column | difference, 95 % interval | verdict |", "|---|---|---|---|"]
     won = dict.fromkeys(RIVALS, False)
@@ -183,7 +181,7 @@ def main() -> int:
     for run in opened:
         brushbench_command("score", str(run.path), "--metrics", "boundary")
     opened = open_runs([options.out])
-    runs = {run.path.name: run for run in opened}
+    runs = {run.path.name: from_run(run) for run in opened}
     tables = make_tables(opened)
     options.reports.mkdir(parents=True, exist_ok=True)
     (options.reports / "leaderboard.json").write_text(render(tables, "json"))
