@@ -50,7 +50,8 @@ tiny: $(VENV)/.dev
 		--init-from $(FIRST)/random/model $(LAST)
 	$(TINY) sd-inpainting --out $(OUT)/tiny/sd_inpainting $(FAST)
 	$(TINY) controlnet --out $(OUT)/tiny/controlnet --learning-rate 1e-3 $(FAST)
-	$(TINY) powerpaint --out $(OUT)/tiny/powerpaint $(FAST)
+	$(TINY) powerpaint --out $(OUT)/tiny/powerpaint --share --init-from $(OUT)/tiny/sd_inpainting/model --max-steps 4000 \
+		--warmup 30 --ema-decay 0.99 $(FAST)
 	for model in clip aesthetic lpips; do $(JUDGE) --which $$model --out $(OUT)/tiny/metrics || exit 1; done
 	$(JUDGE) --which hps --out $(FIRST) --clip $(OUT)/tiny/metrics/clip/model
 	$(JUDGE) --which hps --out $(OUT)/tiny/metrics --init-from $(FIRST)/hps/model --learning-rate 4e-4 --max-steps 3400

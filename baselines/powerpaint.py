@@ -5,6 +5,8 @@ vectors (ten as published) appended to the text encoder's table. Two prompts are
 degree* (sec. 3.3), before ordinary guidance.
 
 * v1 is Stable Diffusion Inpainting with other weights, fed with those embeddings.
+  Its published weights are whole. Those of the tiny family are SD Inpainting's but for the attention blocks, which are
+  kept alone, with the SHA-256 of the U-Net they belong to.
 * v2 is BrushNet *with* cross-attention: the branch reads the task's words through its own text encoder, the frozen base
   model reads the plain prompt. Ours is :class:`brushnet.BrushNetModel`; residuals enter by :func:`brushnet.inject`.
 
@@ -27,7 +29,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -47,6 +49,7 @@ from baselines.sampling import OnStep, guided_denoise, text_rows
 from baselines.sd_inpainting import condition, denoise, nine_channels
 from brushbench.errors import UsageError, WeightsError
 from brushbench.types import JSON
+from brushbench.weights import read_tensors
 from brushnet import BrushNetModel, encode_conditioning, inject
 from brushnet.checkpoints import PUBLISHED_CONFIGS
 from brushnet.checks import check_keys
@@ -66,6 +69,8 @@ __all__ = [
     "task_vectors",
 ]
 
+
+ATTENTIONS = "unet/attentions.safetensors"  # where `brushbench train tiny powerpaint --share` keeps its blocks
 
 # ---------------------------------------------------------------------------------------------------------- version 2
 
@@ -274,6 +279,7 @@ class PowerPaint(TaskInpainter):
 
     method = "PowerPaint"
     version = "v1"
+    shared: Path | None = field(default=None, init=False)  # the SD Inpainting under attention blocks kept alone
 
     def find(self) -> Path:
         """Return the folder with ``unet/`` and ``text_encoder/``."""
@@ -283,9 +289,45 @@ class PowerPaint(TaskInpainter):
     def load(self, device: torch.device, dtype: torch.dtype) -> Any:
         """Return the pipeline with PowerPaint's U-Net; its text encoder stands beside it."""
         pipe = super().load(device, dtype)
-        pipe.unet = nine_channels(pipe.unet, self.branch).to(device, dtype)
+        pipe.unet = self.read_unet(pipe.unet).to(device, dtype)
         self.read_words(pipe, self.branch / "text_encoder" / "text_encoder.safetensors")
         return pipe
+
+    def read_unet(self, unet: Any) -> Any:
+        """Return the U-Net of nine channels; attention blocks kept alone are set into SD Inpainting's.
+
+        Raises:
+            WeightsError: damaged, of another network, or trained over another SD Inpainting.
+        """
+        file = self.branch / ATTENTIONS
+        if not file.is_file():
+            return nine_channels(unet, self.branch)
+        self.shared = find_branch(self.preset, "sd-inpainting", holds=("unet/config.json", "config.json"))
+        network = nine_channels(unet, self.shared)
+        state = read_tensors(file)
+        with safe_open(file, "pt") as weights:
+            over = (weights.metadata() or {}).get("over")
+        if over not in hashes_of(self.shared).values():
+            raise WeightsError(
+                f"{file} was trained over the U-Net {over}, which is not {self.shared}. Train it over that one: "
+                f"brushbench train tiny powerpaint --share --init-from {self.shared}."
+            )
+        expected = {name: weight for name, weight in network.state_dict().items() if ".attentions." in name}
+        differ = {name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape}
+        if wrong := (expected.keys() ^ state.keys()) | differ:
+            raise WeightsError(
+                f"{file} does not hold the attention blocks of {self.shared}: {len(wrong)} weights are missing, foreign "
+                f"or of another shape ({min(wrong)}). Train it again, or reinstall brushbench."
+            )
+        network.load_state_dict(state, strict=False)
+        return network
+
+    def describe(self) -> Mapping[str, JSON]:
+        """Return the settings, which task serves which split, and the SHA-256 of all weights, shared ones too."""
+        told = dict(super().describe())
+        if self.shared:
+            told["branches"] = {**told["branches"], "sd-inpainting": hashes_of(self.shared)}
+        return told
 
     def latents(self, batch: Batch) -> Tensor:
         """Return the scaled latents (B, 4, h, w) of the finished pictures."""

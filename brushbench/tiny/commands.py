@@ -81,12 +81,12 @@ InitFrom = Annotated[
 BaseModel = Annotated[Path | None, typer.Option(help="Folder of the base model; none: the embedded one.")]
 
 
-def _inpainter(method: str, base: Path | None, init_from: Path | None, fit: FitConfig) -> None:
+def _inpainter(method: str, base: Path | None, init_from: Path | None, fit: FitConfig, share: bool = False) -> None:
     from brushbench.tiny.inpainters import InpainterRecipe, train_inpainter
     from brushbench.training.loop import steps_of
 
     fit = replace(fit, first_step=steps_of(init_from) if init_from else 0)
-    say_result(fit, train_inpainter(fit, InpainterRecipe(method, base=base, init_from=init_from)))
+    say_result(fit, train_inpainter(fit, InpainterRecipe(method, base=base, init_from=init_from, share=share)))
 
 
 @app.command()
@@ -105,9 +105,20 @@ def controlnet(base: BaseModel = None, init_from: InitFrom = None, *, fit: FitCo
 
 @app.command()
 @fit_options(out=Path("runs/train/powerpaint"), **INPAINTER)
-def powerpaint(base: BaseModel = None, init_from: InitFrom = None, *, fit: FitConfig) -> None:
+def powerpaint(
+    base: BaseModel = None,
+    init_from: InitFrom = None,
+    share: Annotated[
+        bool,
+        typer.Option(
+            "--share", help="Train and save attention blocks and task words alone; the rest is --init-from's U-Net."
+        ),
+    ] = False,
+    *,
+    fit: FitConfig,
+) -> None:
     """Train PowerPaint v1: SD Inpainting and learned task words. --init-from may be an SD Inpainting."""
-    _inpainter("powerpaint", base, init_from, fit)
+    _inpainter("powerpaint", base, init_from, fit, share)
 
 
 @app.command()

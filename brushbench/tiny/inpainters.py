@@ -43,6 +43,7 @@ METHODS = ("sd-inpainting", "controlnet", "powerpaint")
 SHOWN, KIND, TASK = 3, 4, 5  # purposes that keep random streams apart; holes take the BrushNets' own
 TASK_WORDS = ("P_ctxt", "P_shape", "P_obj")
 VECTORS = 4  # per task word; published: 10, which leaves no room for a caption in 32 tokens
+ATTENTIONS = "attentions.safetensors"  # what a PowerPaint that shares SD Inpainting's U-Net adds to it
 ALL_DROPPED = 0.05  # share of PowerPaint's samples without caption and task word
 
 
@@ -57,6 +58,8 @@ class InpainterRecipe:
             ``powerpaint`` also those of ``sd-inpainting``, from which the published one started.
         blobs: share of segmentation holes that are an uneven disc round the object instead of its outline.
         caption_dropout: share of captions replaced by the empty one.
+        share: of ``powerpaint``, train and save the U-Net's attention blocks and the task words alone; all else is read
+            from the SD Inpainting that ``init_from`` names. Published: the whole U-Net.
     """
 
     method: str
@@ -64,6 +67,7 @@ class InpainterRecipe:
     init_from: Path | None = None
     blobs: float = 0.33
     caption_dropout: float = 0.1
+    share: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------------- networks
@@ -205,10 +209,21 @@ class ControlNetInpainting(InpaintingObjective):
 
 
 class PowerPaint(SdInpainting):
-    """SD Inpainting whose task is told by learned words in the caption; U-Net and words are trained (PowerPaint v1)."""
+    """SD Inpainting whose task is told by learned words in the caption; U-Net and words are trained (PowerPaint v1).
 
-    def __init__(self, base: Any, unet: Any, text_encoder: Any) -> None:
+    Args:
+        base: the frozen parts.
+        unet: of nine channels.
+        text_encoder: from :func:`text_encoder_with_tasks`.
+        over: file of SD Inpainting's U-Net; all of it but the attention blocks stays as it is. None: all is trained.
+    """
+
+    def __init__(self, base: Any, unet: Any, text_encoder: Any, over: Path | None = None) -> None:
         super().__init__(base, unet)
+        self.over = over
+        if over:
+            for name, weight in self.unet.named_parameters():
+                weight.requires_grad_(is_attention(name))
         self.base.text_encoder = text_encoder
         self.task_words = text_encoder.get_input_embeddings().trainable_embeddings  # registers the rows as trained
 
@@ -218,6 +233,11 @@ class PowerPaint(SdInpainting):
         share = fitting[:, None, None]
         mixed: Tensor = share * a + (1 - share) * b
         return mixed
+
+
+def is_attention(name: str) -> bool:
+    """Say whether a weight of a U-Net belongs to one of its attention blocks."""
+    return ".attentions." in name
 
 
 def _at_size(hole: Tensor, latents: Tensor) -> Tensor:
@@ -321,7 +341,7 @@ class InpainterTask:
             "blobs": recipe.blobs,
             "caption_dropout": recipe.caption_dropout,
             "continued": recipe.init_from is not None,
-        }
+        } | ({"share": True} if recipe.share else {})
 
 
 def task_of(picture: TrainingPicture, hole: Hole, rng: np.random.Generator) -> tuple[str | None, str | None, float]:
@@ -352,14 +372,24 @@ def _half(network: Any) -> Any:
 
 
 def _save_powerpaint(objective: PowerPaint, folder: Path) -> None:
-    """Write ``unet/`` and ``text_encoder/`` with the file and key names of JunhaoZhuang/PowerPaint-v1."""
+    """Write ``unet/`` and ``text_encoder/`` with the file and key names of JunhaoZhuang/PowerPaint-v1.
+
+    One that shares SD Inpainting's U-Net has its attention blocks there, and the SHA-256 of the U-Net they belong to.
+    """
     from safetensors.torch import save_file
+
+    from brushbench.weights import sha256_file
 
     for name in ("unet", "text_encoder"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     unet = _half(objective.unet)
     unet.save_config(folder / "unet")
-    save_file(unet.state_dict(), folder / "unet" / "unet.safetensors")
+    state = unet.state_dict()
+    if objective.over:
+        state = {name: value for name, value in state.items() if is_attention(name)}
+        save_file(state, folder / "unet" / ATTENTIONS, metadata={"over": sha256_file(objective.over)})
+    else:
+        save_file(state, folder / "unet" / "unet.safetensors")
     state = objective.base.text_encoder.state_dict()
     named = {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in state.items()}
     halves = {key: value.half().contiguous() for key, value in named.items() if value.is_floating_point()}
@@ -438,19 +468,31 @@ def start_inpainter(recipe: InpainterRecipe, seed: int = 0) -> InpainterTask:
             _load(control, file)
         return InpainterTask(ControlNetInpainting(base, control), recipe)
     unet = nine_channels(base.unet)
-    if recipe.init_from:
-        places = [recipe.init_from / "unet" / name for name in ("unet", "diffusion_pytorch_model")]
-        found = [path.with_suffix(".safetensors") for path in places if path.with_suffix(".safetensors").is_file()]
-        if not found:
-            raise UsageError(f"--init-from {recipe.init_from} holds no unet/. Give the model/ of such a training.")
-        _load(unet, found[0])
+    saved_unet = _unet_of(recipe.init_from) if recipe.init_from else None
+    if saved_unet:
+        _load(unet, saved_unet)
     if recipe.method == "sd-inpainting":
         return InpainterTask(SdInpainting(base, unet), recipe)
     encoder = text_encoder_with_tasks(base.tokenizer, base.text_encoder)
     saved = recipe.init_from / "text_encoder" / "text_encoder.safetensors" if recipe.init_from else None
     if saved and saved.is_file():
         _load(encoder, saved)
-    return InpainterTask(PowerPaint(base, unet, encoder), recipe)
+    if recipe.share and not saved_unet:
+        raise UsageError("--share has no U-Net to share. Give an SD Inpainting's model/ by --init-from.")
+    return InpainterTask(PowerPaint(base, unet, encoder, over=saved_unet if recipe.share else None), recipe)
+
+
+def _unet_of(folder: Path) -> Path:
+    """Return the file of a whole inpainting U-Net in the folder of a training's weights."""
+    if (folder / "unet" / ATTENTIONS).is_file():
+        raise UsageError(
+            f"--init-from {folder} holds attention blocks alone. Go on with that training by --resume, or give an SD "
+            "Inpainting's model/."
+        )
+    for name in ("unet", "diffusion_pytorch_model"):
+        if (folder / "unet" / f"{name}.safetensors").is_file():
+            return folder / "unet" / f"{name}.safetensors"
+    raise UsageError(f"--init-from {folder} holds no unet/. Give the model/ of such a training.")
 
 
 def _load(network: Any, path: Path) -> None:

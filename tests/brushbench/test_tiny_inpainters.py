@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import brushbench
-from brushbench.errors import ConfigMismatchError, UnknownNameError, UsageError
+from brushbench.errors import ConfigMismatchError, UnknownNameError, UsageError, WeightsError
 from brushbench.tiny.inpainters import METHODS, TASK_WORDS, VECTORS, InpainterRecipe, start_inpainter, task_of
 from brushbench.tiny.inpainters import train_inpainter as train
 from brushbench.training.brushdata import TrainingPicture
@@ -143,6 +146,66 @@ def test_powerpaint_starts_from_sd_inpainting_as_published(base, trained):
     state = start_inpainter(recipe).objective.unet.state_dict()
     saved = load_file(trained / "sd-inpainting" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     assert_equal({name: value.half() for name, value in state.items()}, saved)
+
+
+@pytest.fixture(scope="module")
+def shared(base, trained, tmp_path_factory):
+    """A PowerPaint of two steps that shares the U-Net of ``trained``."""
+    out = tmp_path_factory.mktemp("shared")
+    recipe = InpainterRecipe("powerpaint", base, init_from=trained / "sd-inpainting" / "model", share=True)
+    train(config(out, max_steps=2, learning_rate=1e-2, warmup=1), recipe)
+    return out / "model"
+
+
+def test_a_shared_powerpaint_trains_and_keeps_its_attention_blocks_alone(trained, shared):
+    under = load_file(trained / "sd-inpainting" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    own = load_file(shared / "unet" / "attentions.safetensors")
+    assert own.keys() == {name for name in under if ".attentions." in name}
+    assert sum(not torch.equal(own[name], under[name]) for name in own) > len(own) / 2
+    weights = newest(shared.parent)["weights"]
+    for name, value in weights.items():
+        if name.startswith("unet.") and ".attentions." not in name:
+            assert torch.equal(value.half(), under[name.removeprefix("unet.")]), name
+
+
+def test_the_leaderboard_sets_shared_blocks_into_the_sd_inpainting_they_belong_to(
+    base, trained, shared, tmp_path, monkeypatch
+):
+    from baselines import presets
+
+    def place(folder):
+        tiny = presets.PRESETS["tiny"]
+        branches = {**tiny.branches, "sd-inpainting": (str(folder),)}
+        monkeypatch.setitem(presets.PRESETS, "tiny", dataclasses.replace(tiny, branches=branches))
+
+    asked = f"base={base},steps=2,device=cpu"
+    place(trained / "sd-inpainting" / "model")
+    inpainter = brushbench.load_inpainter(f"powerpaint,checkpoint={shared},{asked}")
+    own = load_file(shared / "unet" / "attentions.safetensors")
+    state = inpainter.pipe.unet.state_dict()
+    under = load_file(trained / "sd-inpainting" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert_equal({name: value.half() for name, value in state.items()}, under | own)
+    assert inpainter.describe()["branches"].keys() == {"powerpaint", "sd-inpainting"}
+
+    place(trained / "powerpaint" / "model")  # another U-Net
+    with pytest.raises(WeightsError, match="was trained over the U-Net"):
+        brushbench.load_inpainter(f"powerpaint,checkpoint={shared},{asked}")
+
+    place(trained / "sd-inpainting" / "model")
+    torn = tmp_path / "torn"
+    shutil.copytree(shared, torn)
+    with safe_open(shared / "unet" / "attentions.safetensors", "pt") as file:
+        metadata = file.metadata()
+    save_file(dict(list(own.items())[1:]), torn / "unet" / "attentions.safetensors", metadata=metadata)
+    with pytest.raises(WeightsError, match="1 weights are missing, foreign"):
+        brushbench.load_inpainter(f"powerpaint,checkpoint={torn},{asked}")
+
+
+def test_sharing_needs_the_whole_u_net_of_an_sd_inpainting(base, shared):
+    with pytest.raises(UsageError, match="no U-Net to share"):
+        start_inpainter(InpainterRecipe("powerpaint", base, share=True))
+    with pytest.raises(UsageError, match="holds attention blocks alone"):
+        start_inpainter(InpainterRecipe("powerpaint", base, init_from=shared))
 
 
 def test_other_methods_and_weights_are_refused_in_one_sentence(base, trained, tmp_path):
