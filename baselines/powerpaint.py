@@ -279,7 +279,6 @@ class PowerPaint(TaskInpainter):
 
     method = "PowerPaint"
     version = "v1"
-    shared: Path | None = field(default=None, init=False)  # the SD Inpainting under attention blocks kept alone
 
     def find(self) -> Path:
         """Return the folder with ``unet/`` and ``text_encoder/``."""
@@ -293,31 +292,36 @@ class PowerPaint(TaskInpainter):
         self.read_words(pipe, self.branch / "text_encoder" / "text_encoder.safetensors")
         return pipe
 
+    @property
+    def shared(self) -> Path | None:
+        """Return where the SD Inpainting lies that attention blocks kept alone belong to; None for a whole U-Net."""
+        if not (self.branch / ATTENTIONS).is_file():
+            return None
+        return find_branch(self.preset, "sd-inpainting", holds=("unet/config.json", "config.json"))
+
     def read_unet(self, unet: Any) -> Any:
         """Return the U-Net of nine channels; attention blocks kept alone are set into SD Inpainting's.
 
         Raises:
             WeightsError: damaged, of another network, or trained over another SD Inpainting.
         """
-        file = self.branch / ATTENTIONS
-        if not file.is_file():
+        shared = self.shared
+        if not shared:
             return nine_channels(unet, self.branch)
-        self.shared = find_branch(self.preset, "sd-inpainting", holds=("unet/config.json", "config.json"))
-        network = nine_channels(unet, self.shared)
+        network = nine_channels(unet, shared)
+        file = self.branch / ATTENTIONS
         state = read_tensors(file)
         with safe_open(file, "pt") as weights:
             over = (weights.metadata() or {}).get("over")
-        if over not in hashes_of(self.shared).values():
-            raise WeightsError(
-                f"{file} was trained over the U-Net {over}, which is not {self.shared}. Train it over that one: "
-                f"brushbench train tiny powerpaint --share --init-from {self.shared}."
-            )
+        way = f"Train it over this one: brushbench train tiny powerpaint --share --init-from {shared}."
+        if over not in hashes_of(shared).values():
+            raise WeightsError(f"{file} was trained over a U-Net with SHA-256 {over}; that of {shared} is another. {way}")
         expected = {name: weight for name, weight in network.state_dict().items() if ".attentions." in name}
         differ = {name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape}
         if wrong := (expected.keys() ^ state.keys()) | differ:
             raise WeightsError(
-                f"{file} does not hold the attention blocks of {self.shared}: {len(wrong)} weights are missing, foreign "
-                f"or of another shape ({min(wrong)}). Train it again, or reinstall brushbench."
+                f"{file} does not hold the attention blocks of the U-Net in {shared}: {len(wrong)} of its weights are "
+                f"missing, unknown or of another shape ({min(wrong)}). {way}"
             )
         network.load_state_dict(state, strict=False)
         return network

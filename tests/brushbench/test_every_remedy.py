@@ -26,6 +26,7 @@ HELP = {"Option", "Argument", "Typer", "command", "_option", "Field", "say"}  # 
 ELSEWHERE = {  # how a remedy begins: the test that carries it out
     "Compile it inside one": "brushnet/test_injection.py::test_unet_compiled_inside_an_injection_takes_residuals",
     "Free space there": "brushbench/test_run_growth.py::test_a_disk_that_fails_is_one_sentence_and_the_same_command",
+    "Give an SD Inpainting's model": "brushbench/test_tiny_inpainters.py::test_sharing_needs_the_whole_u_net_of_an_sd",
     "Give one with patches of": "brushbench/test_metrics_removal.py::test_the_published_cfd_warns_of_its_defects",
     "Leave it out of the method": "baselines/test_speed.py::test_the_command_names_what_is_refused",
     "Give the tokenizer": "brushbench/test_metric_hps_v3.py::test_it_is_never_in_auto_and_refuses_what_does_not_fit",
@@ -33,6 +34,7 @@ ELSEWHERE = {  # how a remedy begins: the test that carries it out
     "Pass weights=facebook/dinov2": "brushbench/test_metrics_removal.py::test_missing_weights_say_what_to_do_and",
     "Put the files of Qwen": "brushbench/test_metric_hps_v3.py::test_it_is_never_in_auto_and_refuses_what_does_not_fit",
     "show them with --metrics": "brushbench/test_audited_columns.py::test_a_small_judge_that_inverted_an_order_is_not",
+    "Train it over this one": "brushbench/test_tiny_inpainters.py::test_the_leaderboard_sets_shared_blocks_into_the",
     "Train into another --out with": "brushbench/test_training_folders.py::test_advice_about_a_loss_that_is_no_number",
 }
 NOT_HERE = {  # how a remedy begins: why no test carries it out

@@ -187,9 +187,13 @@ def test_the_leaderboard_sets_shared_blocks_into_the_sd_inpainting_they_belong_t
     assert_equal({name: value.half() for name, value in state.items()}, under | own)
     assert inpainter.describe()["branches"].keys() == {"powerpaint", "sd-inpainting"}
 
-    place(trained / "powerpaint" / "model")  # another U-Net
-    with pytest.raises(WeightsError, match="was trained over the U-Net"):
+    other = trained / "powerpaint" / "model"
+    place(other)
+    with pytest.raises(WeightsError, match=r"was trained over a U-Net .* Train it over this one"):
         brushbench.load_inpainter(f"powerpaint,checkpoint={shared},{asked}")
+    again = InpainterRecipe("powerpaint", base, init_from=other, share=True)
+    train(config(tmp_path / "again", max_steps=1, warmup=1), again)
+    brushbench.load_inpainter(f"powerpaint,checkpoint={tmp_path / 'again'},{asked}")
 
     place(trained / "sd-inpainting" / "model")
     torn = tmp_path / "torn"
@@ -197,15 +201,19 @@ def test_the_leaderboard_sets_shared_blocks_into_the_sd_inpainting_they_belong_t
     with safe_open(shared / "unet" / "attentions.safetensors", "pt") as file:
         metadata = file.metadata()
     save_file(dict(list(own.items())[1:]), torn / "unet" / "attentions.safetensors", metadata=metadata)
-    with pytest.raises(WeightsError, match="1 weights are missing, foreign"):
+    with pytest.raises(WeightsError, match="1 of its weights are missing"):
         brushbench.load_inpainter(f"powerpaint,checkpoint={torn},{asked}")
 
 
-def test_sharing_needs_the_whole_u_net_of_an_sd_inpainting(base, shared):
-    with pytest.raises(UsageError, match="no U-Net to share"):
+def test_sharing_needs_the_whole_u_net_of_an_sd_inpainting(base, trained, shared):
+    whole = InpainterRecipe("powerpaint", base, init_from=trained / "sd-inpainting" / "model", share=True)
+    with pytest.raises(UsageError, match="no U-Net to share. Give an SD Inpainting's model/ by --init-from"):
         start_inpainter(InpainterRecipe("powerpaint", base, share=True))
-    with pytest.raises(UsageError, match="holds attention blocks alone"):
+    with pytest.raises(UsageError, match="holds attention blocks alone. Go on with that training by --resume"):
         start_inpainter(InpainterRecipe("powerpaint", base, init_from=shared))
+    start_inpainter(whole)
+    train(config(shared.parent, max_steps=3, learning_rate=1e-2, warmup=1, resume=True), whole)
+    assert newest(shared.parent)["step"] == 3
 
 
 def test_other_methods_and_weights_are_refused_in_one_sentence(base, trained, tmp_path):
