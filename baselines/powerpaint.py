@@ -315,7 +315,9 @@ class PowerPaint(TaskInpainter):
             over = (weights.metadata() or {}).get("over")
         way = f"Train it over this one: brushbench train tiny powerpaint --share --init-from {shared}."
         if over not in hashes_of(shared).values():
-            raise WeightsError(f"{file} was trained over a U-Net with SHA-256 {over}; that of {shared} is another. {way}")
+            raise WeightsError(
+                f"{file} was trained over a U-Net with SHA-256 {over}; that of {shared} is another. {way}"
+            )
         expected = {name: weight for name, weight in network.state_dict().items() if ".attentions." in name}
         differ = {name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape}
         if wrong := (expected.keys() ^ state.keys()) | differ:

@@ -2,7 +2,8 @@
 
 Run ``python tests/benchmarks/metric_throughput.py`` on an idle machine (about 10 minutes on one core, 12 GB of memory,
 4 GB of disk for random weights of full size), or with ``--tiny`` to see that it works. Both orders of work use the same
-loaded models and give the same scores, which is checked; loading is left out. Exits with 1 below 1.48 times, what it reached at first.
+loaded models and give the same scores, which is checked; loading is left out. Exits with 1 below 1.48 times, what was
+reached at first.
 
 The published order (evaluate_brushnet.py): one picture at a time, every metric by itself: a ViT-L/14 pass for CLIP
 similarity and another for the aesthetic score, the caption embedded anew for every picture, padded to 77 (HPS) and 35

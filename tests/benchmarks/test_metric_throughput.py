@@ -1,4 +1,4 @@
-"""``metric_throughput`` in small: both orders of work still run on the metrics as they are, and give the same scores."""
+"""``metric_throughput`` in small: both orders of work run on the metrics as they are, and give the same scores."""
 
 from __future__ import annotations
 

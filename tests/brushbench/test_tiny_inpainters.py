@@ -207,9 +207,9 @@ def test_the_leaderboard_sets_shared_blocks_into_the_sd_inpainting_they_belong_t
 
 def test_sharing_needs_the_whole_u_net_of_an_sd_inpainting(base, trained, shared):
     whole = InpainterRecipe("powerpaint", base, init_from=trained / "sd-inpainting" / "model", share=True)
-    with pytest.raises(UsageError, match="no U-Net to share. Give an SD Inpainting's model/ by --init-from"):
+    with pytest.raises(UsageError, match=r"no U-Net to share\. Give an SD Inpainting's model/ by --init-from"):
         start_inpainter(InpainterRecipe("powerpaint", base, share=True))
-    with pytest.raises(UsageError, match="holds attention blocks alone. Go on with that training by --resume"):
+    with pytest.raises(UsageError, match=r"holds attention blocks alone\. Go on with that training by --resume"):
         start_inpainter(InpainterRecipe("powerpaint", base, init_from=shared))
     start_inpainter(whole)
     train(config(shared.parent, max_steps=3, learning_rate=1e-2, warmup=1, resume=True), whole)
