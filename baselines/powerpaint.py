@@ -242,7 +242,11 @@ class TaskInpainter(GuidedInpainter):
     def describe(self) -> Mapping[str, JSON]:
         """Return the settings, which task serves which split, and the SHA-256 of all weights."""
         tasks = {"outside": self.task_for("outside"), "others": self.task_for("inside")}
-        return {**super().describe(), "tasks": tasks, "branches": {"powerpaint": hashes_of(self.branch)}}
+        return {**super().describe(), "tasks": tasks, "branches": self.own_hashes()}
+
+    def own_hashes(self) -> dict[str, JSON]:
+        """Return the SHA-256 of PowerPaint's own weights."""
+        return {"powerpaint": hashes_of(self.branch)}
 
     def task_for(self, split: str) -> Task:
         """Return the task that serves a split."""
@@ -328,12 +332,10 @@ class PowerPaint(TaskInpainter):
         network.load_state_dict(state, strict=False)
         return network
 
-    def describe(self) -> Mapping[str, JSON]:
-        """Return the settings, which task serves which split, and the SHA-256 of all weights, shared ones too."""
-        told = dict(super().describe())
-        if self.shared:
-            told["branches"] = {**told["branches"], "sd-inpainting": hashes_of(self.shared)}
-        return told
+    def own_hashes(self) -> dict[str, JSON]:
+        """Return the SHA-256 of PowerPaint's own weights, and of an SD Inpainting that they share."""
+        shared = self.shared
+        return super().own_hashes() | ({"sd-inpainting": hashes_of(shared)} if shared else {})
 
     def latents(self, batch: Batch) -> Tensor:
         """Return the scaled latents (B, 4, h, w) of the finished pictures."""

@@ -335,13 +335,14 @@ class InpainterTask:
     def identity(self) -> dict[str, JSON]:
         """Return what must be equal for a checkpoint to be continued; where weights lie does not matter."""
         recipe = self.recipe
-        return {
+        told: dict[str, JSON] = {
             "model": recipe.method,
             "data": "scenes",
             "blobs": recipe.blobs,
             "caption_dropout": recipe.caption_dropout,
             "continued": recipe.init_from is not None,
-        } | ({"share": True} if recipe.share else {})
+        }
+        return told | {"share": True} if recipe.share else told
 
 
 def task_of(picture: TrainingPicture, hole: Hole, rng: np.random.Generator) -> tuple[str | None, str | None, float]:
