@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["all_methods", "checkup", "inventory", "preview"]
 
+EXTRAS = {
+    "photos": "sklearn", "train": "tensorboard", "adam8bit": "bitsandbytes", "ray": "ray", "slurm": "submitit",
+}  # fmt: skip
 KINDS: dict[str, registry.Kind] = {"models": "model", "metrics": "metric", "benchmarks": "benchmark"}
 
 
@@ -105,7 +108,7 @@ def checkup() -> tuple[list[list[str]], bool]:
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     lines.append(["device", ", ".join(devices) or f"cpu, {torch.get_num_threads()} threads"])
     lines.append(["platform", str(machine()["platform"])])
-    for extra, module in (("photos", "sklearn"), ("train", "tensorboard"), ("adam8bit", "bitsandbytes")):
+    for extra, module in EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
         lines.append(
             [f"extra [{extra}]", "installed" if there else f"not installed: pip install 'brushbench[{extra}]'"]

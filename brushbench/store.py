@@ -303,6 +303,10 @@ class RunFolder:
             raise RunError(f"{self._batch_file(batch)} is damaged: it holds other samples than the plan. {AGAIN}")
         return len(found) == len(samples)
 
+    def committed_at(self, batch: str) -> float:
+        """Return when a committed batch was, in seconds since 1970, by the clock of the file system."""
+        return self._batch_file(batch).stat().st_mtime
+
     def commit(self, batch: str, rows: Sequence[PictureRow], pictures: Sequence[Picture | None]) -> None:
         """Commit one batch: its pictures first, its rows last. Only the owner of its lock may."""
         from brushbench.pictures import encode_png

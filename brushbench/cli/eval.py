@@ -1,6 +1,7 @@
 """``eval``, ``generate`` and ``inpaint``: commands that run methods."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +10,10 @@ import typer
 
 from brushbench.cli.console import Stopped, check_complete, check_output, say, show_runs
 from brushbench.cli.data import embedded_benchmark, load, tiny_specs
+from brushbench.cli.engines import check_engine, run_elsewhere
 from brushbench.cli.options import (
     DataOptions,
+    EngineOptions,
     FailureOptions,
     LookOptions,
     MachineOptions,
@@ -27,7 +30,7 @@ from brushbench.tracking import check_tracker, track_run
 
 if TYPE_CHECKING:
     from brushbench.config import RunConfig
-    from brushbench.evaluation import Scoring, Session
+    from brushbench.evaluation import Made, Scoring, Session
     from brushbench.registry import Spec
     from brushbench.runs import Run
     from brushbench.store import RunFolder
@@ -38,7 +41,11 @@ app = typer.Typer()
 RETRY = "The same command with --retry-failed makes them again."
 
 
-@app.command(name="eval", epilog="Example: [bold]brushbench eval -m telea -m 'ns,radius=5' --bench photos --limit 4[/]")
+@app.command(
+    name="eval",
+    epilog="Examples: [bold]brushbench eval -m telea -m 'ns,radius=5' --bench photos --limit 4[/] · "
+    "[bold]brushbench eval -m brushnet --preset sd15 --bench brushbench --data ~/BrushBench --engine ray --jobs 8[/]",
+)
 @shared_options
 def eval_(
     method: MethodOptions,
@@ -47,6 +54,7 @@ def eval_(
     scoring: ScoreOptions,
     table: TableOptions,
     machine: MachineOptions,
+    engine: EngineOptions,
     failures: FailureOptions,
     look: LookOptions,
 ) -> None:
@@ -58,7 +66,7 @@ def eval_(
         check_tracker(look.track)
     if look.report:
         check_folder(look.report)
-    runs = _run_methods(method, data, run, scoring, machine, failures)
+    runs = _run_methods(method, data, run, scoring, machine, engine, failures)
     show_runs(runs, table)
     _look(runs, look)
     check_complete(runs, failures.max_failed, others=run.shard is not None, remedy=RETRY, columns=None)
@@ -78,10 +86,15 @@ def _look(runs: "list[Run]", look: LookOptions) -> None:
 @app.command(epilog="Example: [bold]brushbench generate -m telea --bench photos --shard 1/2[/]")
 @shared_options
 def generate(
-    method: MethodOptions, data: DataOptions, run: RunOptions, machine: MachineOptions, failures: FailureOptions
+    method: MethodOptions,
+    data: DataOptions,
+    run: RunOptions,
+    machine: MachineOptions,
+    engine: EngineOptions,
+    failures: FailureOptions,
 ) -> None:
     """Generate the images of a run without scoring them; `score` does that later."""
-    runs = _run_methods(method, data, run, ScoreOptions(metrics="none"), machine, failures)
+    runs = _run_methods(method, data, run, ScoreOptions(metrics="none"), machine, engine, failures)
     show_runs(runs, TableOptions())
     check_complete(runs, failures.max_failed, others=run.shard is not None, remedy=RETRY)
 
@@ -92,10 +105,12 @@ def _run_methods(
     run: RunOptions,
     scoring: ScoreOptions,
     machine: MachineOptions,
+    engine: EngineOptions,
     failures: FailureOptions,
 ) -> "list[Run]":
     from brushbench.engines.shard import Shard
     from brushbench.evaluation import Made, Scoring, Session, choose_columns, configure
+    from brushbench.evaluation.plan import make_plan
     from brushbench.registry import check_options, with_preset
     from brushbench.store import RunFolder
 
@@ -103,6 +118,7 @@ def _run_methods(
         raise UsageError("--overwrite would remove what other shards make. Leave it out, or delete the folder first.")
     if run.shard and run.jobs > 1:
         raise UsageError("--jobs cuts the work into shards itself. Leave --shard out, or start each shard alone.")
+    check_engine(engine, machine.device, run.shard)
     asked = _asked(method, machine)
     labels = _labels(asked, method.name)
     choose_columns(scoring.metrics)  # unknown names fail before anything is loaded
@@ -123,16 +139,28 @@ def _run_methods(
         scoring.metrics, scoring.variants, metric_weights(scoring.weights), machine.device,
         low_memory=scoring.low_memory,
     )  # fmt: skip
-    parent = run.out or Path("runs") / benchmark.name
+    parent = (run.out or Path("runs") / benchmark.name).absolute()
     folders = {config.name: RunFolder(parent / config.name) for config in configs}
     if run.overwrite:
         for folder in folders.values():
             folder.overwrite()
     shard = Shard.parse(run.shard) if run.shard else Shard()
-    session = Session(shard, run.retry_failed, failures.max_failed, announce=run.jobs == 1)
-    work = partial(_carry_out, configs, bench, data, wanted, parent, session)
+    session = Session(
+        shard, run.retry_failed, failures.max_failed, announce=engine.is_local and run.jobs == 1,
+        merge=engine.is_local,
+    )  # fmt: skip
     try:
-        return _share(work, benchmark, run.jobs, folders)
+        if engine.is_local:
+            work = partial(_carry_out, configs, bench, data, wanted, parent, session)
+            return _share(work, benchmark, run.jobs, folders)
+        newest = max(folder.newest_batch() for folder in folders.values())
+        session = replace(session, retry_before=newest)
+        work = partial(_carry_out, configs, bench, data, wanted, parent, session)
+        plan = make_plan(benchmark.keys, run.batch_size, run.repeats)
+        before = {name: Made.count(folder) for name, folder in folders.items()}
+        runs = run_elsewhere(engine, work, run.jobs, machine.device, benchmark, folders, len(plan), wanted, redo=False)
+        _say_made(before, folders)
+        return runs
     except Stopped:
         for name, folder in folders.items():
             if folder.exists:
@@ -153,9 +181,13 @@ def _share(
     say(f"{jobs} processes share the work; the bars show the first one's part.")
     before = {name: Made.count(folder) for name, folder in folders.items()}
     runs = share(partial(work, benchmark=benchmark), jobs, elsewhere=work)
+    _say_made(before, folders)
+    return runs
+
+
+def _say_made(before: "Mapping[str, Made]", folders: "Mapping[str, RunFolder]") -> None:
     for name, folder in folders.items():
         say(f"{name}: {before[name].since(folder)}")
-    return runs
 
 
 def _asked(method: MethodOptions, machine: MachineOptions) -> "list[Spec]":
@@ -184,8 +216,6 @@ def _carry_out(
     benchmark: "Benchmark | None" = None,
 ) -> "list[Run]":
     """Run all methods, one after the other, with features that they share; another process loads its own benchmark."""
-    from dataclasses import replace
-
     from brushbench.engines.shard import Shard
     from brushbench.evaluation import carry_out
     from brushbench.features import Features

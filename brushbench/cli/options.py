@@ -27,10 +27,11 @@ import typer
 from typer.models import OptionInfo
 
 from brushbench.cli import console
-from brushbench.errors import UsageError, printable
+from brushbench.errors import UnknownNameError, UsageError, printable
 
 __all__ = [
     "DataOptions",
+    "EngineOptions",
     "FailureOptions",
     "LookOptions",
     "MachineOptions",
@@ -42,6 +43,7 @@ __all__ = [
 __all__ += ["shared_options"]
 
 MAX_INTEGER = 10**18
+ENGINES = ("local", "ray", "slurm")
 
 
 def shared_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -180,6 +182,57 @@ class RunOptions:
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the run that is there, whatever its settings.")
     ] = False
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """On which machines the processes of --jobs run."""
+
+    panel: ClassVar[str] = "Many machines"
+    engine: Annotated[
+        str, typer.Option("--engine", help="local; ray or slurm: --jobs workers on machines that share the folder.")
+    ] = "local"
+    engine_address: Annotated[
+        str | None,
+        typer.Option(
+            "--engine-address",
+            help="Of a Ray cluster; default: RAY_ADDRESS, else one is started here. For slurm: local, to try it here.",
+        ),
+    ] = None
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option("--engine-option", help="slurm: NAME=VALUE, such as slurm_partition=gpu. Repeatable."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse, before any work, an unknown engine and options of another one."""
+        if self.engine not in ENGINES:
+            raise UnknownNameError("engine", self.engine, ENGINES)
+        if self.engine == "local" and self.engine_address:
+            raise UsageError("--engine-address belongs to --engine ray or slurm. Name one of them, or leave it out.")
+        if self.engine != "slurm" and self.engine_option:
+            raise UsageError("--engine-option belongs to --engine slurm. Name that, or leave it out.")
+        _ = self.settings
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all processes are the command's own, on this machine."""
+        return self.engine == "local"
+
+    @property
+    def settings(self) -> dict[str, int | str]:
+        """What --engine-option gives, whole numbers as such.
+
+        Raises:
+            UsageError: an option without a name or a value.
+        """
+        found: dict[str, int | str] = {}
+        for text in self.engine_option or []:
+            name, _, value = (part.strip() for part in text.partition("="))
+            if not (name and value):
+                raise UsageError(f"--engine-option {text!r} is not NAME=VALUE, such as slurm_partition=gpu.")
+            found[name] = int(value) if re.fullmatch("[0-9]{1,9}", value) else value
+        return found
 
 
 def _show_tracebacks(wanted: bool) -> bool:

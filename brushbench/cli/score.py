@@ -1,5 +1,6 @@
 """``score``: columns for images that are there."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,15 @@ import typer
 
 from brushbench.cli.console import check_complete, say, show_runs
 from brushbench.cli.data import load
-from brushbench.cli.options import DataOptions, FailureOptions, ScoreOptions, TableOptions, shared_options
+from brushbench.cli.engines import check_engine, run_elsewhere
+from brushbench.cli.options import (
+    DataOptions,
+    EngineOptions,
+    FailureOptions,
+    ScoreOptions,
+    TableOptions,
+    shared_options,
+)
 from brushbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,13 +29,15 @@ app = typer.Typer()
 
 @app.command(
     epilog="Examples: [bold]brushbench score runs/photos/telea --metrics lpips --weights lpips=squeezenet.pth[/] · "
-    "[bold]brushbench score --images out/ --bench photos --name mine[/]"
+    "[bold]brushbench score --images out/ --bench photos --name mine[/] · "
+    "[bold]brushbench score runs/photos/telea --engine ray --jobs 8[/]"
 )
 @shared_options
 def score(
     data: DataOptions,
     scoring: ScoreOptions,
     table: TableOptions,
+    engine: EngineOptions,
     failures: FailureOptions,
     run: Annotated[Path | None, typer.Argument(help="A run's folder, to add or redo columns.")] = None,
     images: Annotated[
@@ -56,10 +67,11 @@ def score(
     if run is not None and any(images_only.values()):
         given = ", ".join(f"--{option}" for option, value in images_only.items() if value)
         raise UsageError(f"{given}: a run's folder says that itself. Leave it out, or score --images DIR.")
-    if overwrite and jobs > 1:
+    if overwrite and jobs > 1 and engine.is_local:
         raise UsageError(
             "--overwrite would remove what other processes write. Delete the run first, or leave --jobs out."
         )
+    check_engine(engine, device)
     wanted = Scoring(
         scoring.metrics, scoring.variants, metric_weights(scoring.weights), device, low_memory=scoring.low_memory
     )
@@ -67,8 +79,10 @@ def score(
         work = partial(_score_run, run, data, wanted)
     elif images is not None:
         label = name or images.expanduser().resolve().name.lstrip(".") or "images"
-        work = partial(_score_images, images, data, wanted, label, out, overwrite)
-    if jobs == 1:
+        work = partial(_score_images, images, data, label, out, overwrite, scoring=wanted)
+    if not engine.is_local:
+        done = _score_elsewhere(engine, work, run, data, wanted, jobs)
+    elif jobs == 1:
         done = work()
     else:
         from brushbench.engines.jobs import share
@@ -79,6 +93,39 @@ def score(
     check_complete([done], failures.max_failed, columns=None)
 
 
+def _score_elsewhere(
+    engine: EngineOptions, work: "partial[Run]", run: Path | None, data: DataOptions, scoring: "Scoring", jobs: int
+) -> "Run":
+    """Score by workers: the images of a run, or those that ``work`` first reads into one, here."""
+    from brushbench.evaluation.plan import make_plan
+    from brushbench.evaluation.recipes import benchmark_of
+    from brushbench.runs import Run
+    from brushbench.store import RunFolder
+
+    if run is None:
+        there = work(scoring=replace(scoring, metrics="none"))
+        benchmark = load(data.bench or "photos", data, quiet=True)
+    else:
+        there = Run.open(run)
+        benchmark = benchmark_of(there, data.bench, data.data)
+    config = there.config
+    plan = make_plan(benchmark.keys, config.batch_size, config.repeats, there.header.schema_version)
+    call = partial(_score_part, there.path, data, scoring, images=run is None)
+    (done,) = run_elsewhere(
+        engine, call, jobs, scoring.device, benchmark, {config.name: RunFolder(there.path)}, len(plan), scoring,
+        redo=run is not None,
+    )  # fmt: skip
+    return done
+
+
+def _score_part(run: Path, data: DataOptions, scoring: "Scoring", images: bool) -> None:
+    """Score, in a worker, what no other worker has; redo what a run already has, but for images just read."""
+    from brushbench.evaluation import rescore
+
+    benchmark = load(data.bench or "photos", data) if images else data.bench
+    rescore(run, benchmark=benchmark, data=data.data, scoring=scoring, redo=not images, merge=False)
+
+
 def _score_run(run: Path, data: DataOptions, scoring: "Scoring", shard: str | None = None) -> "Run":
     from brushbench.evaluation import rescore
 
@@ -86,7 +133,7 @@ def _score_run(run: Path, data: DataOptions, scoring: "Scoring", shard: str | No
 
 
 def _score_images(
-    images: Path, data: DataOptions, scoring: "Scoring", label: str, out: Path | None, overwrite: bool,
+    images: Path, data: DataOptions, label: str, out: Path | None, overwrite: bool, scoring: "Scoring",
     shard: str | None = None,
 ) -> "Run":  # fmt: skip
     from brushbench.evaluation import score_images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ def generate(
     retry_failed: bool = False,
     max_failed: int = 0,
     rescan: bool = False,
+    retry_before: float = math.inf,
 ) -> None:
     """Generate every image of a shard that is not there yet.
 
@@ -53,12 +55,13 @@ def generate(
         retry_failed: generate images again that failed in an earlier session.
         max_failed: failed images that are tolerated.
         rescan: ask for every image again, and commit the batches that are not as they were.
+        retry_before: of ``retry_failed``: leave batches alone that were committed later, in seconds since 1970.
 
     Raises:
         RunError: the first images all failed; notes of the error hold the tracebacks.
     """
     plan = make_plan(benchmark.keys, config.batch_size, config.repeats, folder.header().schema_version)
-    work = _Work(folder, source, benchmark, config, retry_failed, rescan)
+    work = _Work(folder, source, benchmark, config, retry_failed, rescan, retry_before)
     left = [batch for batch in shard.take(plan) if work.is_left(batch)]
     try:
         if failed := work.generate(left, max(PATIENCE, max_failed)):
@@ -79,12 +82,15 @@ class _Work:
     config: RunConfig
     retry_failed: bool
     rescan: bool
+    retry_before: float
 
     def is_left(self, batch: Batch) -> bool:
         """Whether a batch is still to be generated, or again."""
         if self.rescan or not self.folder.finished(batch.name, [self.benchmark.keys[i][0] for i in batch.indexes]):
             return True
-        return self.retry_failed and any(row.state == "failed" for row in self.folder.rows(batch.name))
+        if not self.retry_failed or self.folder.committed_at(batch.name) > self.retry_before:
+            return False
+        return any(row.state == "failed" for row in self.folder.rows(batch.name))
 
     def generate(self, batches: Sequence[Batch], patience: int) -> list[_Made]:
         """Generate and commit; return the first batches, uncommitted, if every image of them failed."""

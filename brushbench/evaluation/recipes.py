@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,10 +40,13 @@ class Session:
     Attributes:
         shard: the part of the plan.
         retry_failed: generate images that failed in an earlier session again.
+        retry_before: of these, leave batches alone that were committed later, in seconds since 1970: another worker of
+            the same command has tried them again.
         max_failed: failed images that are tolerated before the first one comes out.
         overwrite: remove the run that the folder holds, whatever its settings.
         announce: say how many images were made and how many are reused.
         rescan: look at every image again: they are not the method's, and may have changed.
+        merge: put complete columns into the run's table; see :func:`brushbench.evaluation.scoring.score`.
     """
 
     shard: Shard = field(default_factory=Shard)
@@ -51,6 +55,8 @@ class Session:
     overwrite: bool = False
     announce: bool = True
     rescan: bool = False
+    merge: bool = True
+    retry_before: float = math.inf
 
 
 def evaluate(
@@ -249,6 +255,8 @@ def rescore(
     data: str | Path | None = None,
     scoring: Scoring | None = None,
     shard: str | None = None,
+    redo: bool = True,
+    merge: bool = True,
     notify: Callable[[str], None] = say,
 ) -> Run:
     """Add or redo columns of a run whose images are generated; every other column stays as it is.
@@ -260,6 +268,8 @@ def rescore(
         data: the benchmark's folder, where it is neither embedded nor still where the run found it.
         scoring: what to compute.
         shard: as in :func:`score_images`.
+        redo: compute columns again that are already there.
+        merge: as in :class:`Session`.
         notify: called with sentences for a person.
 
     Raises:
@@ -270,7 +280,7 @@ def rescore(
     choose_columns(scoring.metrics)
     run = Run.open(path)
     part = Shard.parse(shard) if shard else Shard()
-    _tell(score(RunFolder(path), benchmark_of(run, benchmark, data), scoring, part, redo=True), notify)
+    _tell(score(RunFolder(path), benchmark_of(run, benchmark, data), scoring, part, redo, merge), notify)
     return Run.open(path)
 
 
@@ -415,7 +425,10 @@ def _make(
     remake(folder, mended)
     remember(folder, benchmark)
     there = Made.count(folder)
-    generate(folder, source, benchmark, config, session.shard, session.retry_failed, session.max_failed, session.rescan)
+    generate(
+        folder, source, benchmark, config, session.shard, session.retry_failed, session.max_failed, session.rescan,
+        session.retry_before,
+    )  # fmt: skip
     if session.announce:
         notify(f"{config.name}: {there.since(folder)}")
     return folder
@@ -425,7 +438,7 @@ def _scored(
     folder: RunFolder, benchmark: Benchmark, scoring: Scoring, session: Session, notify: Callable[[str], None]
 ) -> Run:
     """Score what a run has."""
-    _tell(score(folder, benchmark, scoring, session.shard), notify)
+    _tell(score(folder, benchmark, scoring, session.shard, merge=session.merge), notify)
     return Run(folder)
 
 

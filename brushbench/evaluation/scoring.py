@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from brushbench import registry
 from brushbench.devices import allow_tf32, check_device
 from brushbench.engines.shard import Shard
-from brushbench.errors import DataError, RunError, UnknownNameError, UsageError, WeightsError, printable, reason_of
+from brushbench.errors import (
+    DataError,
+    RunError,
+    RunLockedError,
+    UnknownNameError,
+    UsageError,
+    WeightsError,
+    printable,
+    reason_of,
+)
 from brushbench.evaluation.answers import ask
 from brushbench.evaluation.behind import Behind
 from brushbench.evaluation.columns import Column, check_plugins, for_cli, load_columns, stored_rows
@@ -71,9 +80,16 @@ class Scoring:
 
 
 def score(
-    folder: RunFolder, benchmark: Benchmark, scoring: Scoring, shard: Shard | None = None, redo: bool = False
+    folder: RunFolder,
+    benchmark: Benchmark,
+    scoring: Scoring,
+    shard: Shard | None = None,
+    redo: bool = False,
+    merge: bool = True,
 ) -> dict[str, str]:
     """Compute columns for every picture of a shard, and merge what is complete; other columns stay as they are.
+
+    Each batch has one owner at a time: what another process is scoring is left to it, and waited for at the end.
 
     Args:
         folder: a run whose pictures are made.
@@ -81,6 +97,8 @@ def score(
         scoring: what to compute, and with which weights.
         shard: the part of the plan that is scored here; the last shard to finish merges.
         redo: compute columns again that are already there.
+        merge: put complete columns into the run's table, and score whole sets; off in a worker that shares the plan
+            with others, for whom the scores wait until all have ended.
 
     Returns:
         Columns that are unavailable, with the way to get them.
@@ -101,12 +119,15 @@ def score(
         )
     variants = choose_variants(scoring.variants, run.header.capabilities)
     columns, unavailable = load_columns(scoring, benchmark)
-    todo = _tasks(folder, columns, variants, [key for b in plan for key in keys_of(b, benchmark)], redo)
+    planned = [key for b in plan for key in keys_of(b, benchmark)]
+    find = functools.partial(_tasks, folder, columns, variants, planned, redo)
+    todo = find()
     features = scoring.features or Features(low_memory=scoring.low_memory)
     for group in [[task] for task in todo] if scoring.low_memory else [todo]:
-        _score_columns(folder, benchmark, run.config.name, mine, group, features)
-        _merge_complete(folder, group, plan, benchmark)
-    if all(folder.is_committed(batch.name) for batch in plan):
+        _score_columns(folder, benchmark, run.config.name, mine, group, find, features)
+        if merge:
+            _merge_complete(folder, group, plan, benchmark)
+    if merge and all(folder.is_committed(batch.name) for batch in plan):
         unavailable |= score_sets(folder, benchmark, scoring, variants, features, redo)
     for name, reason in unavailable.items():
         if name not in folder.metric_headers():
@@ -174,17 +195,38 @@ def _score_columns(
     title: str,
     batches: Sequence[Batch],
     tasks: Sequence[_Task],
+    find: Callable[[], Sequence[_Task]],
     features: Features,
 ) -> None:
-    """Score batches under each column's variants; what is there already is not computed again."""
+    """Score batches under each column's variants; what is there already is not computed again.
+
+    Args:
+        folder: the run.
+        benchmark: the one it was made on.
+        title: of the run.
+        batches: of its plan.
+        tasks: the columns, as ``find`` found them.
+        find: looks which columns are still to be computed.
+        features: shared.
+    """
     todo = [batch for batch in batches if _left(folder, batch, tasks)]
+    busy: list[Batch] = []
     with Behind() as behind:
         for batch in track(todo, f"{title}: score", lambda b: len(b.indexes)):
             with contextlib.ExitStack() as owner:
-                owner.enter_context(folder.lock(batch.name))  # its pictures stay what they are while they are scored
+                try:
+                    owner.enter_context(folder.lock(batch.name, wait=False))  # its pictures stay what they are
+                except RunLockedError:
+                    busy.append(batch)
+                    continue
                 if left := _left(folder, batch, tasks):
                     scored = _score_tasks(folder, benchmark, batch, left, features)
                     behind.submit(functools.partial(_commit, folder, batch, scored), owner.pop_all())
+    for batch in busy:
+        with folder.lock(batch.name):
+            now = [task for task in find() if any(task.part == each.part for each in tasks)]  # another has merged
+            if left := _left(folder, batch, now):
+                _commit(folder, batch, _score_tasks(folder, benchmark, batch, left, features))
 
 
 def _left(folder: RunFolder, batch: Batch, tasks: Sequence[_Task]) -> list[_Task]:

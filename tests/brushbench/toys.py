@@ -74,6 +74,8 @@ class Slow(Noise):
     def _one(self, request: InpaintRequest) -> Picture:
         import time
 
+        if pids := os.environ.get("TOY_PIDS"):
+            Path(pids, str(os.getpid())).touch()
         time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
         if os.environ.get("TOY_FAILS_IN_JOBS") and multiprocessing.parent_process() is not None:
             raise UsageError("out of paint")
