@@ -30,7 +30,7 @@ from brushbench.tracking import check_tracker, track_run
 
 if TYPE_CHECKING:
     from brushbench.config import RunConfig
-    from brushbench.evaluation import Made, Scoring, Session
+    from brushbench.evaluation import Scoring, Session
     from brushbench.registry import Spec
     from brushbench.runs import Run
     from brushbench.store import RunFolder
@@ -110,7 +110,6 @@ def _run_methods(
 ) -> "list[Run]":
     from brushbench.engines.shard import Shard
     from brushbench.evaluation import Made, Scoring, Session, choose_columns, configure
-    from brushbench.evaluation.plan import make_plan
     from brushbench.registry import check_options, with_preset
     from brushbench.store import RunFolder
 
@@ -147,20 +146,11 @@ def _run_methods(
     shard = Shard.parse(run.shard) if run.shard else Shard()
     session = Session(
         shard, run.retry_failed, failures.max_failed, announce=engine.is_local and run.jobs == 1,
-        merge=engine.is_local,
+        merge=engine.is_local, retry_before=max(folder.newest_batch() for folder in folders.values()),
     )  # fmt: skip
+    work = partial(_carry_out, configs, bench, data, wanted, parent, session)
     try:
-        if engine.is_local:
-            work = partial(_carry_out, configs, bench, data, wanted, parent, session)
-            return _share(work, benchmark, run.jobs, folders)
-        newest = max(folder.newest_batch() for folder in folders.values())
-        session = replace(session, retry_before=newest)
-        work = partial(_carry_out, configs, bench, data, wanted, parent, session)
-        plan = make_plan(benchmark.keys, run.batch_size, run.repeats)
-        before = {name: Made.count(folder) for name, folder in folders.items()}
-        runs = run_elsewhere(engine, work, run.jobs, machine.device, benchmark, folders, len(plan), wanted, redo=False)
-        _say_made(before, folders)
-        return runs
+        return _share(work, benchmark, run, engine, folders, wanted)
     except Stopped:
         for name, folder in folders.items():
             if folder.exists:
@@ -170,24 +160,30 @@ def _run_methods(
 
 
 def _share(
-    work: "partial[list[Run]]", benchmark: "Benchmark", jobs: int, folders: "Mapping[str, RunFolder]"
+    work: "partial[list[Run]]",
+    benchmark: "Benchmark",
+    run: RunOptions,
+    engine: EngineOptions,
+    folders: "Mapping[str, RunFolder]",
+    scoring: "Scoring",
 ) -> "list[Run]":
-    """Do the work here, or here and in further processes."""
+    """Do the work here, here and in further processes, or on other machines."""
     from brushbench.engines.jobs import share
     from brushbench.evaluation import Made
+    from brushbench.evaluation.plan import make_plan
 
-    if jobs == 1:
+    if engine.is_local and run.jobs == 1:
         return work(benchmark=benchmark)
-    say(f"{jobs} processes share the work; the bars show the first one's part.")
     before = {name: Made.count(folder) for name, folder in folders.items()}
-    runs = share(partial(work, benchmark=benchmark), jobs, elsewhere=work)
-    _say_made(before, folders)
-    return runs
-
-
-def _say_made(before: "Mapping[str, Made]", folders: "Mapping[str, RunFolder]") -> None:
+    if engine.is_local:
+        say(f"{run.jobs} processes share the work; the bars show the first one's part.")
+        runs = share(partial(work, benchmark=benchmark), run.jobs, elsewhere=work)
+    else:
+        plan = make_plan(benchmark.keys, run.batch_size, run.repeats)
+        runs = run_elsewhere(engine, work, run.jobs, scoring.device, benchmark, folders, len(plan), scoring, redo=False)
     for name, folder in folders.items():
         say(f"{name}: {before[name].since(folder)}")
+    return runs
 
 
 def _asked(method: MethodOptions, machine: MachineOptions) -> "list[Spec]":

@@ -24,7 +24,6 @@ from brushbench.errors import BrushbenchError, UsageError
 from brushbench.evaluation import Scoring, rescore, score_images
 from brushbench.store import RunFolder
 from tests.brushbench import toys
-from tests.brushbench.conftest import Command
 from tests.brushbench.test_cli_limits import is_running
 from tests.brushbench.test_run_resume import command, contents, environment, run
 
@@ -298,44 +297,3 @@ def test_failed_images_are_tried_again_by_one_worker_only(data: Path, tmp_path: 
         time.sleep(0.05)
         once(before)
         assert bool(tried) == bool(expected)
-
-
-# What is refused ------------------------------------------------------------------------------------------------------
-
-EVAL = "eval -m copy --bench d --metrics psnr --variants raw"
-
-
-@pytest.mark.parametrize(
-    ("more", "advice", "followed"),
-    [
-        ("--engine dask", "Known: local, ray, slurm", ""),
-        ("--engine-address auto", "or leave it out", ""),
-        ("--engine ray --engine-option time=3", "or leave it out", ""),
-        ("--engine slurm --engine-option time", "is not NAME=VALUE, such as slurm_partition=gpu", ""),
-        ("--engine ray --shard 1/2", "Leave --shard out", ""),
-        ("--engine ray --device cuda:1", "Write --device auto", "--device auto"),
-    ],
-)
-def test_what_an_engine_cannot_do_is_refused_with_a_remedy_that_works(
-    more: str, advice: str, followed: str, brushbench: Command
-) -> None:
-    assert advice in brushbench(f"{EVAL} {more}", 2)
-    assert "psnr" in brushbench(f"{EVAL} {followed}")
-
-
-@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
-def test_an_engine_that_is_not_installed_is_named_with_the_way_to_get_it(
-    engine: str, package: str, brushbench: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    told = brushbench(f"{EVAL} --engine {engine} --jobs 2", 2)
-    assert f"which is not installed. Run pip install 'brushbench[{engine}]'." in told
-    assert not (tmp_path / "runs").exists()
-
-
-def test_without_slurm_the_command_says_how_to_try_it(brushbench: Command) -> None:
-    need("slurm")
-    assert "try it with --engine-address local" in brushbench(f"{EVAL} --engine slurm", 2)
-    local = f"{EVAL} --engine slurm --engine-address local"
-    assert "slurm_partition=gpu" in brushbench(f"{local} --engine-option slurm_part=gpu", 2)
-    assert "for Slurm it is slurm, or local" in brushbench(f"{EVAL} --engine slurm --engine-address auto", 2)

@@ -47,6 +47,7 @@ NOT_HERE = {  # how a remedy begins: why no test carries it out
     "Write cuda:0 to cuda:": "needs two GPUs",
     "use a picture nearer to a square": "no shape is known for which no hole is found",
     "Give it a mask of its own": "no shape is known for which no hole is found",
+    "Change it with --engine-option": "needs Slurm",
     "Choose another --split": "guards what the choice of a split refuses before",
     "Name its data with --data": "guards what the hash of the data refuses before",
     "Name the data the runs were made on": "guards what the hash of the data refuses before",
