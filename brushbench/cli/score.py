@@ -133,8 +133,8 @@ def _score_run(run: Path, data: DataOptions, scoring: "Scoring", shard: str | No
 
 
 def _score_images(
-    images: Path, data: DataOptions, label: str, out: Path | None, overwrite: bool, scoring: "Scoring",
-    shard: str | None = None,
+    images: Path, data: DataOptions, label: str, out: Path | None, overwrite: bool, shard: str | None = None,
+    *, scoring: "Scoring",
 ) -> "Run":  # fmt: skip
     from brushbench.evaluation import score_images
 
