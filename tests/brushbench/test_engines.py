@@ -103,6 +103,7 @@ def test_a_worker_that_is_killed_or_preempted_changes_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"noise", "pids"}  # submitit's files are gone
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers_too_and_the_same_command_continues(
     data: Path, whole: dict[str, str], tmp_path: Path, cluster: Mapping[str, str]
 ) -> None:
@@ -123,6 +124,7 @@ def test_ctrl_c_ends_the_workers_too_and_the_same_command_continues(
     assert contents(tmp_path / "noise") == whole
 
 
+@pytest.mark.slow
 def test_a_run_and_images_scored_by_workers_equal_those_scored_here(
     data: Path, tmp_path: Path, cluster: Mapping[str, str]
 ) -> None:
