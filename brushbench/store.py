@@ -64,6 +64,7 @@ __all__ = ["RunFolder"]
 
 SHOWN = 5  # lines of differences in a message
 PATIENCE = 1.0  # seconds before a process says for what it waits
+WAITING = 0.25  # seconds between two attempts after that: many may wait for one, on a shared file system
 OURS = (
     "run.json",
     "pictures",
@@ -241,7 +242,7 @@ class RunFolder:
                 if not wait:
                     raise
                 say(f"Waiting for another process, which {what} in {self.path}.")
-                held.acquire()
+                held.acquire(poll_interval=WAITING)
         except filelock.Timeout:
             raise RunLockedError(f"Another process {what} in {self.path}. Wait for it, or end it.") from None
         except OSError as error:
@@ -367,6 +368,11 @@ class RunFolder:
         """Commit the scores of one batch under one column. Only the owner of the batch's lock may."""
         self.check_present()
         write_atomically(self._part(part, batch), dump([vars(row) for row in rows]))
+
+    def scored_batches(self, parts: Sequence[str]) -> set[str]:
+        """Return the names of the batches of which scores wait to be merged in every one of some columns' parts."""
+        found = [{file.stem for file in (self.path / "parts" / part).glob("*.json")} for part in parts]
+        return set.intersection(*found) if found else set()
 
     def waiting(self, part: str, batch: str, pictures: Mapping[PictureKey, PictureRow]) -> list[ScoreRow]:
         """Return the scores of a batch that wait to be merged; none where they are of other pictures.

@@ -1,6 +1,6 @@
 """``eval``, ``generate`` and ``inpaint``: commands that run methods."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -143,10 +143,10 @@ def _run_methods(
     if run.overwrite:
         for folder in folders.values():
             folder.overwrite()
-    shard = Shard.parse(run.shard) if run.shard else Shard()
+    shard = Shard.parse(run.shard) if run.shard else Shard(stolen=not engine.is_local)
     session = Session(
         shard, run.retry_failed, failures.max_failed, announce=engine.is_local and run.jobs == 1,
-        merge=engine.is_local, retry_before=max(folder.newest_batch() for folder in folders.values()),
+        retry_before=max(folder.newest_batch() for folder in folders.values()),
     )  # fmt: skip
     work = partial(_carry_out, configs, bench, data, wanted, parent, session)
     try:
@@ -180,7 +180,7 @@ def _share(
         runs = share(partial(work, benchmark=benchmark), run.jobs, elsewhere=work)
     else:
         plan = make_plan(benchmark.keys, run.batch_size, run.repeats)
-        runs = run_elsewhere(engine, work, run.jobs, scoring.device, benchmark, folders, len(plan), scoring, redo=False)
+        runs = run_elsewhere(engine, work, run.jobs, benchmark, folders, len(plan), scoring, redo=False)
     for name, folder in folders.items():
         say(f"{name}: {before[name].since(folder)}")
     return runs
@@ -210,6 +210,7 @@ def _carry_out(
     session: "Session",
     shard: str | None = None,
     benchmark: "Benchmark | None" = None,
+    notify: Callable[[str], None] = say,
 ) -> "list[Run]":
     """Run all methods, one after the other, with features that they share; another process loads its own benchmark."""
     from brushbench.engines.shard import Shard
@@ -219,7 +220,10 @@ def _carry_out(
     scoring = replace(scoring, features=Features(low_memory=scoring.low_memory))
     samples = load(bench, data) if benchmark is None else benchmark
     session = replace(session, shard=Shard.parse(shard)) if shard else session
-    return [carry_out(config, samples, scoring, out=parent / config.name, session=session) for config in configs]
+    return [
+        carry_out(config, samples, scoring, out=parent / config.name, session=session, notify=notify)
+        for config in configs
+    ]
 
 
 def _labels(specs: "list[Spec]", names: list[str] | None) -> list[str]:

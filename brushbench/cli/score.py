@@ -1,5 +1,6 @@
 """``score``: columns for images that are there."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -112,18 +113,19 @@ def _score_elsewhere(
     plan = make_plan(benchmark.keys, config.batch_size, config.repeats, there.header.schema_version)
     call = partial(_score_part, there.path, data, scoring, images=run is None)
     (done,) = run_elsewhere(
-        engine, call, jobs, scoring.device, benchmark, {config.name: RunFolder(there.path)}, len(plan), scoring,
-        redo=run is not None,
-    )  # fmt: skip
+        engine, call, jobs, benchmark, {config.name: RunFolder(there.path)}, len(plan), scoring, redo=run is not None
+    )
     return done
 
 
-def _score_part(run: Path, data: DataOptions, scoring: "Scoring", images: bool) -> None:
+def _score_part(run: Path, data: DataOptions, scoring: "Scoring", images: bool, notify: Callable[[str], None]) -> None:
     """Score, in a worker, what no other worker has; redo what a run already has, but for images just read."""
+    from brushbench.engines.shard import Shard
     from brushbench.evaluation import rescore
 
     benchmark = load(data.bench or "photos", data) if images else data.bench
-    rescore(run, benchmark=benchmark, data=data.data, scoring=scoring, redo=not images, merge=False)
+    part = Shard(stolen=True)
+    rescore(run, benchmark=benchmark, data=data.data, scoring=scoring, shard=part, redo=not images, notify=notify)
 
 
 def _score_run(run: Path, data: DataOptions, scoring: "Scoring", shard: str | None = None) -> "Run":

@@ -15,6 +15,7 @@ from typing import Any
 
 from brushbench.engines.workers import Report, threads_for, work
 from brushbench.errors import BrushbenchError, RunError, UsageError, reason_of
+from brushbench.progress import say
 
 __all__ = ["RayCrew", "address_of"]
 
@@ -58,7 +59,7 @@ class RayCrew:
             raise UsageError(
                 "--engine ray needs Ray, which is not installed. Run pip install 'brushbench[ray]'."
             ) from None
-        self._ray, self._device, self._tasks = ray, device, dict[Any, int]()
+        self._ray, self._tasks = ray, dict[Any, int]()
         self.threads = threads_for(count, same_machine=local)
         self._cpus = 1 if local else self.threads
         new = {"num_cpus": count, "object_store_memory": STORE, "include_dashboard": False} if local else {}
@@ -73,11 +74,13 @@ class RayCrew:
             ) from None
         finally:
             signal.signal(signal.SIGTERM, handler)
+        self._gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU", 0) else 0
+        if device == "auto" and not local and not self._gpus:
+            say(f"The cluster at {address} has no GPU now: its workers compute on CPUs.")
 
     def start(self, packed: bytes, count: int) -> None:
         """Submit the workers."""
-        gpus = 1 if self._device != "cpu" and self._ray.cluster_resources().get("GPU", 0) else 0
-        task = self._ray.remote(work).options(num_cpus=self._cpus, num_gpus=gpus, max_retries=RETRIES)
+        task = self._ray.remote(work).options(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=RETRIES)
         self._tasks = {task.remote(packed): number for number in range(1, count + 1)}
 
     def ended(self) -> Mapping[int, Report]:

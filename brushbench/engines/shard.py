@@ -1,25 +1,38 @@
-"""Shards: several processes, or machines with a common folder, share the batches of one plan."""
+"""Shards: several processes, or machines with a common folder, share the batches of one plan.
+
+Shards are dealt: part 1 of 2, part 2 of 2. Or the whole plan is everybody's, and each takes what nobody has: then
+batches are stolen.
+"""
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from brushbench.errors import UsageError, printable
 
-__all__ = ["Shard"]
+__all__ = ["Others", "Shard"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``index`` of ``count``; 1/1 is the whole."""
+    """Part ``index`` of ``count``; 1/1 is the whole.
+
+    Attributes:
+        index: from 1.
+        count: of the parts.
+        stolen: other workers of the same command work over this part too. Each begins at a random place, so that they
+            rarely meet, and nobody merges scores before all have ended.
+    """
 
     index: int = 1
     count: int = 1
+    stolen: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -36,7 +49,26 @@ class Shard:
 
     def take(self, batches: Sequence[T]) -> list[T]:
         """Return this shard's batches: every n-th, so that all shards get some of every split."""
-        return list(batches[self.index - 1 :: self.count])
+        mine = list(batches[self.index - 1 :: self.count])
+        start = random.randrange(len(mine)) if self.stolen and mine else 0
+        return mine[start:] + mine[:start]
 
     def __str__(self) -> str:
         return f"shard-{self.index}-of-{self.count}"
+
+
+class Others:
+    """What other processes have finished since this one began, so that their batches need not be locked and read.
+
+    Args:
+        finished: lists the names of finished batches, as the folder shows them.
+    """
+
+    def __init__(self, finished: Callable[[], Collection[str]]) -> None:
+        self._finished = finished
+        self._before = set(finished())
+        self.names: set[str] = set()
+
+    def look(self) -> None:
+        """Look into the folder: once per batch of one's own is enough, and only where others have been met."""
+        self.names = set(self._finished()) - self._before

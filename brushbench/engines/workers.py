@@ -12,7 +12,7 @@ import pickle
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,7 +23,8 @@ from brushbench.store import RunFolder
 
 __all__ = ["Crew", "Report", "follow", "run_workers", "threads_for", "work"]
 
-POLL = 0.1  # seconds between two looks
+POLL = 0.1  # seconds between two looks at the workers
+WATCH = 1.0  # seconds between two looks into the runs' folders, which load the shared file system
 GRACE = 10.0  # seconds that the others get to end by themselves once everything is done
 
 
@@ -35,11 +36,13 @@ class Report:
         error: what went wrong, as a sentence; empty where everything is done.
         exit_code: of the error.
         details: a traceback, or nothing.
+        notes: what the worker has to say to a person, where everything is done.
     """
 
     error: str = ""
     exit_code: int = 0
     details: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Crew(Protocol):
@@ -62,17 +65,21 @@ class Crew(Protocol):
 
 
 def run_workers(
-    crew: Crew, call: Callable[[], object], count: int, watch: Callable[[Callable[[], bool]], None]
-) -> None:
+    crew: Crew, call: Callable[[], Sequence[str]], count: int, watch: Callable[[Callable[[], bool]], None]
+) -> list[str]:
     """Have ``call`` carried out by workers until one of them reports that everything is done.
 
     A worker that ends with an error, or is lost, leaves its part to the others, and that is said.
 
     Args:
         crew: where they run; stopped in any case.
-        call: the whole of the work; importable and picklable. Several workers call it at once.
+        call: the whole of the work; importable and picklable. Several workers call it at once. It returns sentences
+            for a person.
         count: workers.
         watch: shows progress for as long as what it is given returns ``True``.
+
+    Returns:
+        What the workers had to say, each sentence once; it has been printed.
 
     Raises:
         BrushbenchError: every worker ended with an error; with the message and the exit code of the first.
@@ -99,6 +106,10 @@ def run_workers(
         raise _error(failed)
     for number, report in failed.items():
         say(f"Worker {number} of {count} stopped: {report.error} The others did its part.")
+    notes = list(dict.fromkeys(note for _, report in sorted(reports.items()) for note in report.notes))
+    for note in notes:
+        say(note)
+    return notes
 
 
 def work(packed: bytes) -> Report:
@@ -112,15 +123,14 @@ def work(packed: bytes) -> Report:
         import torch
 
         torch.set_num_threads(told["threads"])
-        pickle.loads(told["call"])()  # noqa: S301
+        return Report(notes=tuple(pickle.loads(told["call"])()))  # noqa: S301
     except BrushbenchError as error:
         return Report(str(error), error.exit_code, traceback.format_exc())
     except Exception as error:
         return Report(f"{reason_of(error)}.", BrushbenchError.exit_code, traceback.format_exc())
-    return Report()
 
 
-def _pack(call: Callable[[], object], threads: int) -> bytes:
+def _pack(call: Callable[[], Sequence[str]], threads: int) -> bytes:
     told: dict[str, Any] = {"folder": os.getcwd(), "path": list(sys.path), "threads": threads}  # noqa: PTH109
     return pickle.dumps({**told, "call": pickle.dumps(call)})
 
@@ -159,11 +169,17 @@ def follow(folders: Mapping[str, RunFolder], batches: int, scored: bool, is_runn
         if scored:
             stages["batches scored"] = _scored
         for stage, count in stages.items():
+            done, looked = 0, 0.0
             for place in track(range(batches), f"{name}: {stage}", lambda _: 1):
-                while count(folder) <= place:
+                while done <= place:
                     if not is_running():
-                        return
-                    time.sleep(POLL)
+                        done = count(folder)
+                        if done <= place:
+                            return
+                    elif time.monotonic() - looked >= WATCH:
+                        done, looked = count(folder), time.monotonic()
+                    else:
+                        time.sleep(POLL)
 
 
 def _generated(folder: RunFolder) -> int:
@@ -172,5 +188,4 @@ def _generated(folder: RunFolder) -> int:
 
 def _scored(folder: RunFolder) -> int:
     """Return how many batches wait to be merged in every column of which some do."""
-    parts = list(folder.path.glob("parts/*"))
-    return min((sum(1 for _ in part.glob("*.json")) for part in parts), default=0)
+    return len(folder.scored_batches([part.name for part in folder.path.glob("parts/*")]))

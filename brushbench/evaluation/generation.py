@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from brushbench.config import RunConfig
-from brushbench.engines.shard import Shard
+from brushbench.engines.shard import Others, Shard
 from brushbench.errors import BadRecordError, BrushbenchError, RunError, RunLockedError, UnusableError, printable
 from brushbench.evaluation.behind import Behind
 from brushbench.evaluation.plan import Batch, make_plan
@@ -101,8 +101,11 @@ class _Work:
         proven = self._has_pictures()
         waiting: list[tuple[_Made, contextlib.ExitStack]] = []
         busy: list[Batch] = []
+        others = Others(self.folder.finished_batches)
         try:
             for batch in track(batches, f"{self.config.name}: generate", lambda b: len(b.indexes)):
+                if batch.name in others.names:
+                    continue
                 owner = contextlib.ExitStack()
                 try:
                     owner.enter_context(self.folder.lock(batch.name, wait=False))
@@ -116,7 +119,10 @@ class _Work:
                     raise
                 if made is None:
                     owner.close()
+                    others.look()
                     continue
+                if busy or others.names:
+                    others.look()
                 waiting.append((made, owner))
                 proven = proven or not made.method_failed
                 if proven:
@@ -127,15 +133,18 @@ class _Work:
                 self._commit(waiting, behind)
             behind.wait()
             if not waiting:
-                self._generate_busy(busy)
+                self._generate_busy(busy, others)
             return [made for made, _ in waiting]
         finally:
             for _, owner in waiting:
                 owner.close()
 
-    def _generate_busy(self, batches: Sequence[Batch]) -> None:
+    def _generate_busy(self, batches: Sequence[Batch], others: Others) -> None:
         """Wait for what other processes were working on, and generate what they left."""
         for batch in batches:
+            others.look()
+            if batch.name in others.names:
+                continue
             with self.folder.lock(batch.name):
                 if self.is_left(batch):
                     self._commit_one(self._make(batch))

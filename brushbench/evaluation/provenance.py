@@ -36,7 +36,7 @@ from brushbench.registry import Spec, parse_source
 from brushbench.types import JSON, Benchmark
 from brushbench.weights import sha256_file
 
-__all__ = ["code_of", "contents_of", "git_revision", "machine", "make_header", "software", "source_file"]
+__all__ = ["code_of", "contents_of", "git_revision", "machine", "make_header", "own_code", "software", "source_file"]
 
 
 def make_header(
@@ -205,15 +205,19 @@ def _content_sha256(text: str) -> str | None:
         if not text or not path.exists():
             return None
         if path.is_dir():
-            digest = hashlib.sha256()
-            for file in sorted(f for f in path.rglob("*") if f.is_file()):
-                digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
-            return digest.hexdigest()
+            return _tree_sha256(path, "*")
         return sha256_file(regular_file(path))
     except BrushbenchError as error:
         raise RunError(str(error)) from None
     except (OSError, ValueError, RuntimeError):  # a name that the system refuses, or a user that there is not
         return None
+
+
+def _tree_sha256(folder: Path, pattern: str) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(f for f in folder.rglob(pattern) if f.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()
 
 
 # Software and machine -------------------------------------------------------------------------------------------------
@@ -230,6 +234,12 @@ def software() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def own_code() -> dict[str, str]:
+    """Return the SHA-256 over the Python files of each of our own packages, as they are installed here."""
+    root = Path(__file__).resolve().parents[2]
+    return {package: _tree_sha256(root / package, "*.py") for package in OWN_PACKAGES}
 
 
 def git_revision() -> str:

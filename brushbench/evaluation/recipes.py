@@ -46,7 +46,6 @@ class Session:
         overwrite: remove the run that the folder holds, whatever its settings.
         announce: say how many images were made and how many are reused.
         rescan: look at every image again: they are not the method's, and may have changed.
-        merge: put complete columns into the run's table; see :func:`brushbench.evaluation.scoring.score`.
     """
 
     shard: Shard = field(default_factory=Shard)
@@ -55,7 +54,6 @@ class Session:
     overwrite: bool = False
     announce: bool = True
     rescan: bool = False
-    merge: bool = True
     retry_before: float = math.inf
 
 
@@ -254,9 +252,8 @@ def rescore(
     benchmark: str | Path | Benchmark | None = None,
     data: str | Path | None = None,
     scoring: Scoring | None = None,
-    shard: str | None = None,
+    shard: str | Shard | None = None,
     redo: bool = True,
-    merge: bool = True,
     notify: Callable[[str], None] = say,
 ) -> Run:
     """Add or redo columns of a run whose images are generated; every other column stays as it is.
@@ -269,7 +266,6 @@ def rescore(
         scoring: what to compute.
         shard: as in :func:`score_images`.
         redo: compute columns again that are already there.
-        merge: as in :class:`Session`.
         notify: called with sentences for a person.
 
     Raises:
@@ -279,8 +275,8 @@ def rescore(
     scoring = scoring or Scoring()
     choose_columns(scoring.metrics)
     run = Run.open(path)
-    part = Shard.parse(shard) if shard else Shard()
-    _tell(score(RunFolder(path), benchmark_of(run, benchmark, data), scoring, part, redo, merge), notify)
+    part = Shard.parse(shard) if isinstance(shard, str) else shard
+    _tell(score(RunFolder(path), benchmark_of(run, benchmark, data), scoring, part, redo), notify)
     return Run.open(path)
 
 
@@ -438,7 +434,7 @@ def _scored(
     folder: RunFolder, benchmark: Benchmark, scoring: Scoring, session: Session, notify: Callable[[str], None]
 ) -> Run:
     """Score what a run has."""
-    _tell(score(folder, benchmark, scoring, session.shard, merge=session.merge), notify)
+    _tell(score(folder, benchmark, scoring, session.shard), notify)
     return Run(folder)
 
 

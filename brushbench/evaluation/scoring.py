@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from brushbench import registry
 from brushbench.devices import allow_tf32, check_device
-from brushbench.engines.shard import Shard
+from brushbench.engines.shard import Others, Shard
 from brushbench.errors import (
     DataError,
     RunError,
@@ -85,7 +85,6 @@ def score(
     scoring: Scoring,
     shard: Shard | None = None,
     redo: bool = False,
-    merge: bool = True,
 ) -> dict[str, str]:
     """Compute columns for every picture of a shard, and merge what is complete; other columns stay as they are.
 
@@ -95,10 +94,9 @@ def score(
         folder: a run whose pictures are made.
         benchmark: the one it was made on.
         scoring: what to compute, and with which weights.
-        shard: the part of the plan that is scored here; the last shard to finish merges.
+        shard: the part of the plan that is scored here; the last shard to finish merges, and scores whole sets. Where
+            it is stolen, that is left to the command that started the workers.
         redo: compute columns again that are already there.
-        merge: put complete columns into the run's table, and score whole sets; off in a worker that shares the plan
-            with others, for whom the scores wait until all have ended.
 
     Returns:
         Columns that are unavailable, with the way to get them.
@@ -125,9 +123,9 @@ def score(
     features = scoring.features or Features(low_memory=scoring.low_memory)
     for group in [[task] for task in todo] if scoring.low_memory else [todo]:
         _score_columns(folder, benchmark, run.config.name, mine, group, find, features)
-        if merge:
+        if not shard.stolen:
             _merge_complete(folder, group, plan, benchmark)
-    if merge and all(folder.is_committed(batch.name) for batch in plan):
+    if not shard.stolen and all(folder.is_committed(batch.name) for batch in plan):
         unavailable |= score_sets(folder, benchmark, scoring, variants, features, redo)
     for name, reason in unavailable.items():
         if name not in folder.metric_headers():
@@ -211,18 +209,27 @@ def _score_columns(
     """
     todo = [batch for batch in batches if _left(folder, batch, tasks)]
     busy: list[Batch] = []
+    others = Others(functools.partial(folder.scored_batches, [task.part for task in tasks]))
     with Behind() as behind:
         for batch in track(todo, f"{title}: score", lambda b: len(b.indexes)):
+            if batch.name in others.names:
+                continue
             with contextlib.ExitStack() as owner:
                 try:
                     owner.enter_context(folder.lock(batch.name, wait=False))  # its pictures stay what they are
                 except RunLockedError:
                     busy.append(batch)
                     continue
-                if left := _left(folder, batch, tasks):
+                left = _left(folder, batch, tasks)
+                if left:
                     scored = _score_tasks(folder, benchmark, batch, left, features)
                     behind.submit(functools.partial(_commit, folder, batch, scored), owner.pop_all())
+            if busy or others.names or not left:
+                others.look()
     for batch in busy:
+        others.look()
+        if batch.name in others.names:
+            continue
         with folder.lock(batch.name):
             now = [task for task in find() if any(task.part == each.part for each in tasks)]  # another has merged
             if left := _left(folder, batch, now):

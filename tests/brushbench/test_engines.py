@@ -19,9 +19,11 @@ import pytest
 import brushbench
 from baselines.telea import Telea
 from brushbench.engines import workers
+from brushbench.engines.shard import Shard
 from brushbench.engines.workers import Report, run_workers
 from brushbench.errors import BrushbenchError, UsageError
 from brushbench.evaluation import Scoring, rescore, score_images
+from brushbench.records import write_atomically
 from brushbench.store import RunFolder
 from tests.brushbench import toys
 from tests.brushbench.test_cli_limits import is_running
@@ -88,7 +90,10 @@ def begin(data: Path, tmp_path: Path, engine: str) -> tuple[subprocess.Popen[str
     return process, {int(file.name) for file in pids.iterdir()}
 
 
-@pytest.mark.parametrize(("engine", "number"), [("ray", signal.SIGKILL), ("slurm", signal.SIGUSR2)])
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [("ray", signal.SIGKILL), pytest.param("slurm", signal.SIGUSR2, marks=pytest.mark.slow)],
+)
 def test_a_worker_that_is_killed_or_preempted_changes_nothing(
     engine: str, number: signal.Signals, data: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
@@ -148,6 +153,18 @@ def test_a_run_and_images_scored_by_workers_equal_those_scored_here(
         assert contents(one / name) == contents(two / name)
 
 
+def test_one_worker_gives_the_bytes_of_the_local_engine(
+    data: Path, whole: dict[str, str], tmp_path: Path, cluster: Mapping[str, str]
+) -> None:
+    line = command(data, tmp_path, "--engine", "ray", "--jobs", "1")
+    done = subprocess.run(line, env=dict(cluster), capture_output=True, text=True, check=True)
+    assert "1 worker on ray does the work." in done.stderr
+    assert contents(tmp_path / "noise") == whole
+    rows = RunFolder(tmp_path / "noise").picture_rows().values()
+    assert len({row.sha256 for row in rows if row.sha256}) == 15  # and so whole is not empty either
+
+
+@pytest.mark.slow
 def test_an_error_of_every_worker_is_one_sentence_with_its_exit_code(
     data: Path, tmp_path: Path, cluster: Mapping[str, str]
 ) -> None:
@@ -185,7 +202,7 @@ class Crew:
 
 
 def carry_out(crew: Crew) -> None:
-    run_workers(crew, print, len(crew.reports), lambda is_running: None)
+    run_workers(crew, list, len(crew.reports), lambda is_running: None)
 
 
 def test_one_worker_that_fails_leaves_its_part_to_the_others_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,6 +219,20 @@ def test_workers_that_are_still_waiting_for_a_machine_are_not_waited_for(monkeyp
     assert crew.stopped
 
 
+def test_what_workers_have_to_say_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A worker prints nothing, so a run that grew, or had been begun with other threads, was continued in silence."""
+    carry_out(Crew(Report(notes=("The run grows.",)), Report(notes=("The run grows.", "Two threads."))))
+    assert capsys.readouterr().err == "The run grows.\nTwo threads.\n"
+
+
+def test_the_shared_folder_is_looked_at_once_a_second_and_not_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, running = [], iter([True] * 30 + [False] * 9)
+    monkeypatch.setattr(workers, "_generated", lambda _: looks.append(1) or (9 if len(looks) > 1 else 0))
+    monkeypatch.setattr(workers, "POLL", 0.001)
+    workers.follow({"run": RunFolder("nowhere")}, 9, False, lambda: next(running))
+    assert len(looks) == 2  # the first, and the one after the end
+
+
 def test_workers_that_all_fail_end_the_command_with_the_first_one_s_code() -> None:
     crew = Crew(Report("no caption.", 2, "Traceback of it"), Report("lost.", 3))
     with pytest.raises(BrushbenchError, match=r"All 2 workers stopped\. no caption\.") as caught:
@@ -211,20 +242,20 @@ def test_workers_that_all_fail_end_the_command_with_the_first_one_s_code() -> No
     assert crew.stopped
 
 
-def fail(error: Exception) -> None:
+def fail(error: Exception) -> list[str]:
     raise error
 
 
 @pytest.mark.parametrize(
     ("call", "report"),
     [
-        (print, ("", 0)),
+        (list, ("", 0)),
         (partial(fail, UsageError("no such split.")), ("no such split.", 2)),
         (partial(fail, KeyError("x")), ("KeyError: 'x'.", 5)),
     ],
 )
 def test_a_worker_reports_how_it_ended(
-    call: Callable[[], object], report: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    call: Callable[[], list[str]], report: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("brushbench.progress.show_progress", True)  # put back after the worker switched it off
     found = workers.work(workers._pack(call, 1))
@@ -270,6 +301,57 @@ def test_a_batch_that_another_process_has_scored_and_merged_meanwhile_leaves_not
         thread.join()
     assert len(brushbench.Run.open(run.path).scores) == 6
     assert not list(run.path.glob("parts/*"))
+
+
+def test_what_others_have_made_meanwhile_is_neither_locked_nor_read_batch_by_batch(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 64 workers each locked and read every batch of the plan: 64 times the load on the shared folder."""
+    told = {"benchmark": data, "split": "inside", "batch_size": 1, "metrics": "none"}
+    made = brushbench.evaluate(toys.Noise(), out=tmp_path / "made", **told).path
+    locked, lock = [], RunFolder.lock
+    monkeypatch.setattr(RunFolder, "lock", lambda self, name, wait=True: locked.append(name) or lock(self, name, wait))
+
+    class Beaten(toys.Noise):
+        def inpaint(self, requests):
+            for part in ("pictures", "batches"):
+                shutil.copytree(made / part, tmp_path / "beaten" / part, dirs_exist_ok=True)
+            return super().inpaint(requests)
+
+    beaten = brushbench.evaluate(Beaten(), out=tmp_path / "beaten", **told).path
+    assert [name for name in locked if name.startswith("inside")] == ["inside-0-000000", "inside-0-000001"]  # of five
+    assert RunFolder(beaten).picture_rows() == RunFolder(made).picture_rows()
+
+
+def test_a_worker_killed_within_a_commit_leaves_the_batch_to_the_others(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"benchmark": data, "split": "inside", "batch_size": 2, "metrics": "psnr", "variants": "raw"}
+    whole = brushbench.evaluate(toys.Noise(), out=tmp_path / "whole", **told).path
+
+    def write(path: Path, content: bytes) -> None:
+        write_atomically(path, content)
+        if path.name != "run.json" and path.parent.name != "cut":
+            os.kill(os.getpid(), signal.SIGKILL)  # behind the first file of the first batch
+
+    if not (child := os.fork()):
+        try:
+            monkeypatch.setattr("brushbench.store.write_atomically", write)
+            brushbench.evaluate(toys.Noise(), out=tmp_path / "cut", **told)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert len(list(tmp_path.glob("cut/pictures/*/*/*.png"))) == 1
+    cut = brushbench.evaluate(toys.Noise(), out=tmp_path / "cut", **told).path
+    assert contents(cut) == contents(whole)
+
+
+def test_workers_that_steal_begin_at_places_of_their_own_and_leave_nothing_out() -> None:
+    orders = [Shard(stolen=True).take(range(100)) for _ in range(20)]
+    assert all(sorted(order) == list(range(100)) for order in orders)
+    assert len({order[0] for order in orders}) > 5
+    assert Shard(stolen=True).take([]) == []
+    assert Shard().take(range(3)) == [0, 1, 2]
 
 
 def test_failed_images_are_tried_again_by_one_worker_only(data: Path, tmp_path: Path) -> None:
