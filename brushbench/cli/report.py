@@ -46,6 +46,10 @@ def report(
     gallery: Annotated[
         int | None, typer.Option("--gallery", min=1, help="Samples per split in the gallery; none: all.")
     ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option("--quality", min=1, max=100, help="WebP of thumbnails; none: 82, and lossless up to 96 pixels."),
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes that draw thumbnails.")] = 2,
 ) -> None:
     """Write a page to look at: leaderboard, every image side by side, plots, provenance.
@@ -57,7 +61,7 @@ def report(
     opened = open_runs(runs)
     page = make_page(
         opened, output, source=source, title=title, pictures=pictures, originals=originals,
-        thumbnail=thumbnail, gallery=gallery, jobs=jobs,
+        thumbnail=thumbnail, gallery=gallery, quality=quality, jobs=jobs,
     )  # fmt: skip
     for run in opened:
         say_faults(run)
@@ -74,6 +78,7 @@ def make_page(
     originals: bool = True,
     thumbnail: int = 160,
     gallery: int | None = None,
+    quality: int | None = None,
     jobs: int = 2,
     gates: "Sequence[GateSection]" = (),
 ) -> Path:
@@ -85,7 +90,7 @@ def make_page(
     benchmark = _benchmark(runs, source or SourceOptions()) if pictures else None
     prepare_folder(output)
     if benchmark is not None:
-        write_pictures(found, benchmark, output, side=thumbnail, originals=originals, jobs=jobs)
+        write_pictures(found, benchmark, output, side=thumbnail, originals=originals, jobs=jobs, quality=quality)
     return write_page(found, output, gates)
 
 

@@ -29,6 +29,7 @@ from brushbench.types import Hole, Picture
 __all__ = ["Drawing", "GeneratedPicture", "draw_all", "file_stem", "hole_overlay"]
 
 WEBP_QUALITY = 82
+SMALL = 96  # longest side, pixels, up to which a thumbnail is lossless
 HOLE_TINT = (220, 38, 127)  # magenta of the IBM palette, which colour-blind readers tell from photographs
 
 
@@ -72,7 +73,7 @@ def file_stem(row: int) -> str:
 
 
 def draw_all(
-    drawings: Iterable[Drawing], out: Path, side: int, originals: bool, jobs: int
+    drawings: Iterable[Drawing], out: Path, side: int, originals: bool, jobs: int, quality: int | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Draw every row's files; yield (row, problems by method key) in order.
 
@@ -82,15 +83,16 @@ def draw_all(
         side: longest side of a thumbnail, pixels; smaller pictures are not enlarged.
         originals: whether full-size pictures are written too.
         jobs: processes.
+        quality: of the thumbnails' WebP, 1..100; None: 82, and lossless up to 96 pixels.
     """
     if jobs <= 1:
         for drawing in drawings:
-            yield drawing.row, _draw(drawing, out, side, originals)
+            yield drawing.row, _draw(drawing, out, side, originals, quality)
         return
     with ProcessPoolExecutor(jobs) as pool:
         waiting: deque[tuple[int, Future[dict[str, str]]]] = deque()
         for drawing in drawings:
-            waiting.append((drawing.row, pool.submit(_draw, drawing, out, side, originals)))
+            waiting.append((drawing.row, pool.submit(_draw, drawing, out, side, originals, quality)))
             if len(waiting) >= 4 * jobs:
                 row, done = waiting.popleft()
                 yield row, done.result()
@@ -98,15 +100,15 @@ def draw_all(
             yield row, done.result()
 
 
-def _draw(drawing: Drawing, out: Path, side: int, originals: bool) -> dict[str, str]:
+def _draw(drawing: Drawing, out: Path, side: int, originals: bool, quality: int | None) -> dict[str, str]:
     """Write one row's files and return why a method's picture could not be shown, by its key."""
     stem = file_stem(drawing.row)
     thumbs, full = out / "thumbs" / stem, out / "full" / stem
     thumbs.parent.mkdir(parents=True, exist_ok=True)
     share = _blending_share(drawing.hole)
     reference = _shrink(drawing.image, side)
-    _write_webp(thumbs, "ref", reference)
-    _write_webp(thumbs, "hole", _shrink(hole_overlay(drawing.image, drawing.hole), side))
+    _write_webp(thumbs, "ref", reference, quality)
+    _write_webp(thumbs, "hole", _shrink(hole_overlay(drawing.image, drawing.hole), side), quality)
     if originals:
         full.parent.mkdir(parents=True, exist_ok=True)
         _write_png(full, "ref", drawing.image)
@@ -119,10 +121,10 @@ def _draw(drawing: Drawing, out: Path, side: int, originals: bool) -> dict[str, 
             problems[picture.key] = pixels
             continue
         thumb = _shrink(pixels, side)
-        _write_webp(thumbs, picture.key, thumb)
+        _write_webp(thumbs, picture.key, thumb, quality)
         if picture.blended and thumb.shape == reference.shape:
             mixed = reference * (1 - small_share) + thumb * small_share
-            _write_webp(thumbs, f"{picture.key}b", mixed.astype(np.uint8))
+            _write_webp(thumbs, f"{picture.key}b", mixed.astype(np.uint8), quality)
         if originals:
             _link_or_copy(picture.file, full.with_name(f"{full.name}-{picture.key}.png"))
     return problems
@@ -176,13 +178,13 @@ def _shrink(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _write_webp(stem: Path, part: str, pixels: Picture) -> None:
-    """Write a thumbnail: lossless where it is the picture itself, else by WebP's quickest method."""
+def _write_webp(stem: Path, part: str, pixels: Picture, quality: int | None) -> None:
+    """Write a thumbnail by WebP's quickest method; without a quality, a small one is lossless."""
     from PIL import Image
 
-    lossless = max(pixels.shape[:2]) <= 96
+    lossless = quality is None and max(pixels.shape[:2]) <= SMALL
     file = stem.with_name(f"{stem.name}-{part}.webp")
-    Image.fromarray(pixels).save(file, "WEBP", quality=WEBP_QUALITY, lossless=lossless, method=1)
+    Image.fromarray(pixels).save(file, "WEBP", quality=quality or WEBP_QUALITY, lossless=lossless, method=1)
 
 
 def _write_png(stem: Path, part: str, pixels: npt.NDArray[np.uint8]) -> None:

@@ -75,6 +75,7 @@ def write_pictures(
     side: int = 160,
     originals: bool = True,
     jobs: int = 2,
+    quality: int | None = None,
 ) -> None:
     """Draw every picture of the gallery.
 
@@ -85,6 +86,7 @@ def write_pictures(
         side: longest side of a thumbnail, pixels.
         originals: whether pictures of full size are part of the report.
         jobs: processes.
+        quality: of the thumbnails' WebP, 1..100; None: 82, and lossless up to 96 pixels.
 
     Raises:
         RunError: the runs have samples that the benchmark lacks.
@@ -96,7 +98,7 @@ def write_pictures(
             f"The benchmark lacks {len(strangers)} of the runs' samples, the first {strangers[0].sample!r} "
             f"({strangers[0].split}). Name the data the runs were made on with --data or --bench."
         )
-    drawn = draw_all(report.gallery.drawings(benchmark), out, side, originals, jobs)
+    drawn = draw_all(report.gallery.drawings(benchmark), out, side, originals, jobs, quality)
     for _, (row, problems) in zip(track(report.gallery.rows, "report", lambda _: 1), drawn, strict=True):
         for key, reason in problems.items():
             report.gallery.problems.setdefault(key, {})[row] = reason

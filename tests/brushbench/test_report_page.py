@@ -320,3 +320,21 @@ def test_a_short_gallery_says_so_and_tables_and_plots_keep_every_sample(tmp_path
     for name, column in short.gallery.scores.items():
         kept = [whole.gallery.rows.index(row) for row in short.gallery.rows]
         assert column == [whole.gallery.scores[name][number] for number in kept]
+
+
+def test_thumbnails_are_lossless_unless_a_quality_is_asked_for(tmp_path: Path) -> None:
+    from PIL import Image
+
+    benchmark, runs = tiny_runs(tmp_path)
+    sizes = []
+    for quality in (None, 50):
+        report = collect(runs, per_split=1)
+        out = tmp_path / f"page-{quality}"
+        prepare_folder(out)
+        write_pictures(report, benchmark, out, jobs=1, originals=False, quality=quality)
+        row = report.gallery.rows[0]
+        sample = next(sample for sample in benchmark if (sample.id, sample.split) == (row.sample, row.split))
+        with Image.open(out / "thumbs/000/000000-ref.webp") as thumbnail:
+            assert np.array_equal(np.asarray(thumbnail), sample.image) == (quality is None)
+        sizes.append(sum(file.stat().st_size for file in out.glob("thumbs/*/*.webp")))
+    assert sizes[1] < sizes[0]
