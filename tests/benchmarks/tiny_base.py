@@ -131,7 +131,7 @@ def main() -> int:
         unseen = single_object_prompts(sorted(UNSEEN_PAIRS), 30)
         strange, strange_right = text_to_image(task, classifier, unseen, options.guidance, options.steps)
         print(f"  unseen pairs: {100 * np.mean(strange_right):.0f} % of {len(unseen)}")
-        Image.fromarray(contact_sheet(np.concatenate([pictures[:126], strange]), 18)).save(options.sheet)
+        Image.fromarray(contact_sheet(np.concatenate([pictures[:126], strange]), 18)).save(options.sheet, quality=90)
         for (prompt, _, _), ok in list(zip(prompts, right, strict=True))[:18]:
             print("  +" if ok else "  -", prompt)
 
