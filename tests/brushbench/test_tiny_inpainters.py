@@ -205,6 +205,13 @@ def test_the_leaderboard_sets_shared_blocks_into_the_sd_inpainting_they_belong_t
         brushbench.load_inpainter(f"powerpaint,checkpoint={torn},{asked}")
 
 
+def test_the_embedded_powerpaint_goes_with_the_embedded_sd_inpainting():
+    inpainter = brushbench.load_inpainter("powerpaint,steps=2,device=cpu")
+    told = inpainter.describe()["branches"]
+    assert [len(told[name]) for name in ("powerpaint", "sd-inpainting")] == [2, 1]
+    assert np.asarray(inpainter.inpaint([make_request()])[0]).shape == (64, 64, 3)
+
+
 def test_sharing_needs_the_whole_u_net_of_an_sd_inpainting(base, trained, shared):
     whole = InpainterRecipe("powerpaint", base, init_from=trained / "sd-inpainting" / "model", share=True)
     with pytest.raises(UsageError, match=r"no U-Net to share\. Give an SD Inpainting's model/ by --init-from"):
