@@ -209,15 +209,22 @@ def resolve(weights: str | Path | None, needs: Needs, download: bool = True) -> 
 
 def locate(needs: Needs) -> Path | None:
     """Look for a file in the local caches, without the network."""
-    from huggingface_hub import try_to_load_from_cache
+    for repository in filter(_is_in_hub_cache, needs.hub):
+        from huggingface_hub import try_to_load_from_cache
 
-    for repository in needs.hub:
         for name in needs.files:
             cached = try_to_load_from_cache(repository, name)
             if isinstance(cached, str):
                 return Path(cached)
     folders = [torch_hub_folder(), *(Path.home() / folder for folder in needs.cache_folders)]
     return next((found for folder in folders if (found := _first_file(folder, needs.files))), None)
+
+
+def _is_in_hub_cache(repository: str) -> bool:
+    """Whether the hub's cache has a folder of a repository: the client that looks into it is slow to import."""
+    from huggingface_hub import constants
+
+    return (Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}").is_dir()
 
 
 def _first_file(folder: Path, names: Iterable[str]) -> Path | None:

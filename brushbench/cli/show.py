@@ -87,12 +87,13 @@ def list_(
     ] = None,
 ) -> None:
     """Show what there is, what each needs, and whether it is here."""
-    from brushbench.inventory import KINDS, inventory
-    from brushbench.published import listing
-
     if kind == "published":
+        from brushbench.published import listing
+
         print_table(*listing())
         return
+    from brushbench.inventory import KINDS, inventory
+
     for shown in [kind] if kind is not None else KINDS:
         print_table(*inventory(shown))
 

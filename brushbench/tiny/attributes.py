@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brushbench.metrics.attribute_accuracy import (
+from brushbench.metrics.attribute_accuracy import Box, crop_box
+from brushbench.metrics.attribute_classifier import (
     COLOUR_CLASSES,
     CROP_SIDE,
     SHAPE_CLASSES,
     AttributeClassifier,
-    Box,
-    crop_box,
     crop_pictures,
     judge,
 )

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from brushbench.metrics.attribute_accuracy import crop_box, crop_pictures, judge, load_classifier
+from brushbench.metrics.attribute_accuracy import crop_box
+from brushbench.metrics.attribute_classifier import crop_pictures, judge, load_classifier
 from brushbench.tiny.attributes import held_out_accuracy
 from brushbench.tiny.scenes import (
     BACKGROUNDS,

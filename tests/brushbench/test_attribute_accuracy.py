@@ -10,7 +10,8 @@ import torch
 
 from brushbench.errors import MissingWeightsError, WeightsError
 from brushbench.metrics import attribute_accuracy as aa
-from brushbench.metrics.attribute_accuracy import AttributeAccuracy, AttributeClassifier
+from brushbench.metrics.attribute_accuracy import AttributeAccuracy
+from brushbench.metrics.attribute_classifier import AttributeClassifier, crop_pictures, load_classifier
 from brushbench.types import Sample, Unscored
 
 
@@ -37,7 +38,7 @@ def sample(split="inside", **meta):
 
 
 def answer(metric, monkeypatch, colour, shape, of):
-    monkeypatch.setattr(aa, "judge", lambda model, crops: [(colour, shape)])
+    monkeypatch.setattr("brushbench.metrics.attribute_classifier.judge", lambda model, crops: [(colour, shape)])
     return metric([of.image], [of])[0]
 
 
@@ -58,7 +59,10 @@ def test_outside_brush_without_target_and_foreign_benchmarks_are_not_scored(metr
 
 def test_brush_is_judged_at_the_stored_box(metric, monkeypatch):
     seen = []
-    monkeypatch.setattr(aa, "crop_pictures", lambda pictures, boxes: seen.extend(boxes) or torch.zeros(1, 3, 32, 32))
+    monkeypatch.setattr(
+        "brushbench.metrics.attribute_classifier.crop_pictures",
+        lambda pictures, boxes: seen.extend(boxes) or torch.zeros(1, 3, 32, 32),
+    )
     metric([sample().image], [sample("brush", brush_colour="red", brush_shape="star", brush_box="8 16 40 48")])
     assert seen == [(0.125, 0.25, 0.625, 0.75)]
 
@@ -79,7 +83,7 @@ def test_box_is_square_holds_the_hole_and_stays_in_the_picture():
 def test_picture_of_twice_the_size_gives_nearly_the_same_crop():
     ramp = np.linspace(0, 255, 64)[None, :, None].repeat(64, 0).repeat(3, 2).astype(np.uint8)
     double = ramp.repeat(2, 0).repeat(2, 1)
-    crops = aa.crop_pictures([ramp, double], [(0.2, 0.2, 0.7, 0.7)] * 2)
+    crops = crop_pictures([ramp, double], [(0.2, 0.2, 0.7, 0.7)] * 2)
     assert crops.shape == (2, 3, 32, 32)
     assert (crops[0] - crops[1]).abs().max() < 0.03
 
@@ -93,7 +97,7 @@ def test_neighbours_in_a_call_do_not_matter(metric):
 
 
 def test_saved_in_half_precision_and_described_by_its_hash(metric, weights):
-    loaded = aa.load_classifier(weights)
+    loaded = load_classifier(weights)
     assert all(p.dtype == torch.float32 and torch.equal(p, p.half().float()) for p in loaded.parameters())
     assert len(metric.describe()["weights"]["sha256"]) == 64
 
@@ -102,10 +106,10 @@ def test_foreign_or_missing_classifiers_are_refused(weights, tmp_path):
     config = json.loads((weights / "config.json").read_text())
     (weights / "config.json").write_text(json.dumps({**config, "colours": ["red"]}))
     with pytest.raises(WeightsError, match="other colours"):
-        aa.load_classifier(weights)
+        load_classifier(weights)
     (weights / "config.json").write_text(json.dumps({**config, "width": 8}))
     with pytest.raises(WeightsError, match="does not fit"):
-        aa.load_classifier(weights)
+        load_classifier(weights)
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingWeightsError):
         AttributeAccuracy(weights=tmp_path / "empty")

@@ -21,7 +21,7 @@ VERBS = (
 )
 UPPER, LOWER = VERBS.replace(" ", "|"), VERBS.lower().replace(" ", "|")
 REMEDY = re.compile(rf"(?:^|\. )((?:{UPPER})\b[^.;]*)|[;:] ((?:{LOWER})\b[^.;]*)")
-HELP = {"Option", "Argument", "Typer", "command", "_option", "Field", "say"}  # not of a message that refuses something
+HELP = {"Option", "Argument", "Typer", "command", "Listed", "_option", "Field", "say"}  # of no message that refuses
 
 ELSEWHERE = {  # how a remedy begins: the test that carries it out
     "Compile it inside one": "brushnet/test_injection.py::test_unet_compiled_inside_an_injection_takes_residuals",

@@ -16,7 +16,7 @@ import pytest
 import typer
 from PIL import Image
 
-from brushbench.cli import app
+from brushbench.cli import app, load_command
 from tests.brushbench import toys
 from tests.brushbench.conftest import Command
 from tests.hostile.corpus import good_folder
@@ -353,8 +353,8 @@ def texts() -> Iterator[tuple[str, str]]:
 def commands(command: Any = None, above: str = "") -> Iterator[tuple[str, set[str]]]:
     """Yield every command and its options."""
     group = command or typer.main.get_command(app)
-    for name in group.list_commands(None):  # a group may make its commands only when it is asked for them
-        inner = group.get_command(None, name)
+    for name in group.list_commands(None):
+        inner = group.get_command(None, name) if command else load_command(name)
         options = {option for p in inner.params for option in (*p.opts, *p.secondary_opts) if option[:2] == "--"}
         yield f"{above}{name}", options
         if isinstance(inner, typer.core.TyperGroup):

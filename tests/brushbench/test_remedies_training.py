@@ -13,7 +13,7 @@ import pytest
 
 from brushbench import assets
 from brushbench.errors import BrushbenchError, DataError
-from brushbench.metrics.attribute_accuracy import load_classifier
+from brushbench.metrics.attribute_classifier import load_classifier
 from brushbench.training.brushdata import BrushData
 from tests.baselines.single_file import write_single_file
 from tests.baselines.tiny_bases import save_base

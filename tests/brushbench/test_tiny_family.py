@@ -87,7 +87,7 @@ def other(sample):
 
 @pytest.mark.slow
 def test_autoencoder_and_classifier_reach_their_thresholds(tiny, parts):
-    from brushbench.metrics.attribute_accuracy import load_classifier
+    from brushbench.metrics.attribute_classifier import load_classifier
     from brushbench.tiny.attributes import held_out_accuracy
     from brushbench.tiny.vae import psnr_by_background
 

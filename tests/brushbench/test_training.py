@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from brushbench.errors import ConfigMismatchError, MissingWeightsError, UsageError
-from brushbench.metrics.attribute_accuracy import AttributeClassifier
+from brushbench.metrics.attribute_classifier import AttributeClassifier
 from brushbench.tiny import attributes, judges, text_to_image, vae
 from brushbench.tiny.judges import ORDER
 from brushbench.tiny.scenes import words
