@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from baselines.diffusion import PLACE
+from baselines.diffusion import PLACE, asked_speed, refuse_idle, refused
 from baselines.presets import find_branch, hashes_of
 from brushbench.devices import choose_device, choose_dtype
 from brushbench.errors import UsageError, WeightsError
 from brushbench.types import JSON, Capabilities, InpaintRequest
+from brushnet.acceleration import Speed, prepare_denoiser, prepare_unet
 
 __all__ = ["FACTS", "DiffusersPipeline", "Facts", "FluxFill", "SdxlInpainting", "pipeline_class"]
 
@@ -132,6 +133,9 @@ class DiffusersPipeline:
             was trained for, and the result back.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` …
         dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``.
+        speed: ``published``, or names of :mod:`brushnet.acceleration` joined by ``+``: ``exact``, ``bf16``,
+            ``compiled`` …; ``guidance-2`` and ``deep-2`` where the class has a stock U-Net. What does nothing on the
+            class, or cannot work on it, is refused.
 
     Raises:
         UsageError: a class that cannot be run here, or invalid settings.
@@ -147,6 +151,7 @@ class DiffusersPipeline:
     size: Literal["own", "native"] = "own"
     device: str = field(default="auto", metadata=PLACE)
     dtype: str = "auto"
+    speed: str = "published"
 
     def __post_init__(self) -> None:
         """Check the options, load the pipeline."""
@@ -159,15 +164,16 @@ class DiffusersPipeline:
                 f"steps is {self.steps}, strength {self.strength} and guidance {self.guidance}; expected 1 to 1000 "
                 "steps, a strength above 0 and up to 1, and a finite guidance."
             )
+        self.acceleration = asked_speed(self.speed, self.class_, self.dtype, self.guidance)
         self.takes = inspect.signature(cls.__call__).parameters
         self.folder = find_branch(
             "sd15", self.class_, self.model, holds=("model_index.json",), what=f"model for {self.class_}",
             option="model", advice="A gated model asks you to accept its licence on its page and to log in first.",
         )  # fmt: skip
         device = choose_device(self.device)
-        auto = self.facts.cuda if device.type == "cuda" else "float32"
-        self.pipe = self._load(cls, choose_dtype(auto if self.dtype == "auto" else self.dtype, device)).to(device)
+        self.pipe = self._load(cls, self._dtype(device)).to(device)
         self.pipe.set_progress_bar_config(disable=True)
+        self.denoiser = self._denoiser()
         self.capabilities = Capabilities(
             text=True,
             negative_prompt=self.facts.negative is not False,
@@ -176,6 +182,41 @@ class DiffusersPipeline:
             multiple=self.facts.multiple,
             background="latent-blend" if self.facts.kind == BLENDING else "free",
         )
+
+    def _dtype(self, device: torch.device) -> torch.dtype:
+        """Return the dtype of all networks.
+
+        Raises:
+            UsageError: ``speed`` asks for the one that they have here anyway.
+        """
+        auto = self.facts.cuda if device.type == "cuda" else "float32"
+        if self.acceleration.dtype == auto:
+            raise UsageError(
+                f"speed={self.speed}: {self.class_} computes in {auto} on {device.type} anyway. Leave it out."
+            )
+        asked = self.acceleration.dtype or self.dtype
+        return choose_dtype(auto if asked == "auto" else asked, device)
+
+    def _denoiser(self) -> Any:
+        """Return the network that runs in every step, with what ``speed`` asks of it switched on.
+
+        Raises:
+            UsageError: something that does nothing on it, or cannot work on it.
+        """
+        network = self.pipe.components.get("unet") or self.pipe.components.get("transformer")
+        if self.acceleration == Speed():
+            return network
+        if network is None:
+            raise UsageError(f"speed={self.speed}: {self.class_} has no unet and no transformer. Leave it out.")
+        is_stock_unet = type(network).__name__ == "UNet2DConditionModel"
+        if self.acceleration.intervals and not is_stock_unet:
+            raise UsageError(
+                f"speed={self.speed}: {', '.join(self.acceleration.intervals)} work on a UNet2DConditionModel, and "
+                f"{self.class_} has a {type(network).__name__}. Leave them out."
+            )
+        with refused():
+            (prepare_unet if is_stock_unet else prepare_denoiser)(network, self.acceleration)
+        return network
 
     def _load(self, cls: Any, dtype: torch.dtype) -> Any:
         """Return the pipeline, without safety checker and watermark: a blackened picture is no answer."""
@@ -190,7 +231,9 @@ class DiffusersPipeline:
 
     def describe(self) -> Mapping[str, JSON]:
         """Return the settings and the SHA-256 of all weights."""
+        speed: dict[str, JSON] = {} if self.acceleration == Speed() else {"speed": str(self.acceleration)}
         return {
+            **speed,
             "method": f"diffusers.{self.class_}",
             "kind": self.facts.kind,
             "steps": self.steps,
@@ -206,7 +249,7 @@ class DiffusersPipeline:
         """Return one picture per request.
 
         Raises:
-            UsageError: the class drew random numbers without the samples' generators.
+            UsageError: the class drew random numbers without the samples' generators, or ``speed`` left nothing out.
         """
         height, width = requests[0].image.shape[:2]
         negative = [request.negative_prompt or self.facts.negative or "" for request in requests]
@@ -223,8 +266,10 @@ class DiffusersPipeline:
             "generator": [torch.Generator("cpu").manual_seed(request.seed) for request in requests],
             "output_type": "pil",
         }
-        with no_global_draws(self.class_):
+        speed = self.acceleration.at_work(self.denoiser, (), len(requests))
+        with no_global_draws(self.class_), speed as left_out:
             result = self.pipe(**{name: value for name, value in asked.items() if name in self.takes})
+        refuse_idle(self.acceleration, left_out, self.steps)
         pictures: list[Image.Image] = result.images
         return pictures
 

@@ -41,7 +41,7 @@ from brushbench.types import JSON, Capabilities, InpaintRequest, Picture
 from brushnet.acceleration import Speed, prepare_unet
 from brushnet.conditioning import draw_noise
 
-__all__ = ["PLACE", "Batch", "DiffusionInpainter", "load_base", "refused"]
+__all__ = ["PLACE", "Batch", "DiffusionInpainter", "asked_speed", "load_base", "refuse_idle", "refused"]
 
 BATCH = 16  # requests at once, unless a method knows better
 PLACE: Mapping[str, bool] = {"place": True}  # metadata of an option that says where something is: no part of identity
@@ -54,6 +54,53 @@ def refused() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def asked_speed(
+    text: str, name: str, dtype: str, guidance: float | None, has_branch: bool = False, needs_grad: bool = False
+) -> Speed:
+    """Return what the option ``speed`` asks for.
+
+    Args:
+        text: the option.
+        name: of the method, for messages.
+        dtype: its option.
+        guidance: its option.
+        has_branch: whether a network runs beside the U-Net.
+        needs_grad: whether every step is differentiated.
+
+    Raises:
+        UsageError: an unknown name, or something that does nothing on this method or is wrong for it.
+    """
+    with refused():
+        wanted = Speed.parse(text)
+    if wanted.dtype and dtype not in ("auto", wanted.dtype):
+        raise UsageError(f"speed={text} computes in {wanted.dtype}, and dtype={dtype}. Leave one out.")
+    if "branch" in wanted.intervals and not has_branch:
+        raise UsageError(f"speed={text}: {name} has no branch that could rest. Leave branch-… out.")
+    if "guidance" in wanted.intervals and (guidance or 0) <= 1:
+        raise UsageError(f"speed={text}: with guidance={guidance} there is none. Leave guidance-… out.")
+    if wanted.intervals and needs_grad:
+        raise UsageError(f"speed={text}: {name} needs the gradient of every step. Leave {wanted} out.")
+    return wanted
+
+
+def refuse_idle(speed: Speed, left_out: Mapping[str, int], steps: int | None) -> None:
+    """Refuse images of which nothing was left out.
+
+    Args:
+        speed: what was asked for.
+        left_out: how often each interval's work was.
+        steps: the method's.
+
+    Raises:
+        UsageError: an interval's work was never left out.
+    """
+    idle = [name for name in speed.intervals if not left_out.get(name)]
+    if idle:
+        raise UsageError(
+            f"speed={speed}: {', '.join(idle)} left nothing out with steps={steps}. Leave it out, or take more steps."
+        )
 
 
 def load_base(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
@@ -196,7 +243,9 @@ class DiffusionInpainter(ABC):
     def __post_init__(self) -> None:
         """Check the options, load the weights."""
         self.steps, self.guidance = preset_named(self.preset).settings(self.steps, self.guidance)
-        self.acceleration = self._acceleration()
+        self.acceleration = asked_speed(
+            self.speed, type(self).__name__, self.dtype, self.guidance, self.has_branch, self.needs_grad
+        )
         device = choose_device(self.device)
         self.folder = find_base(self.preset, self.base)
         self.pipe: Any = self.load(device, choose_dtype(self.acceleration.dtype or self.dtype, device))
@@ -213,25 +262,6 @@ class DiffusionInpainter(ABC):
             needs_grad=self.needs_grad,
             background=self.background,
         )
-
-    def _acceleration(self) -> Speed:
-        """Return what ``speed`` asks for.
-
-        Raises:
-            UsageError: an unknown name, or something that does nothing on this method or is wrong for it.
-        """
-        with refused():
-            wanted = Speed.parse(self.speed)
-        name = type(self).__name__
-        if wanted.dtype and self.dtype not in ("auto", wanted.dtype):
-            raise UsageError(f"speed={self.speed} computes in {wanted.dtype}, and dtype={self.dtype}. Leave one out.")
-        if "branch" in wanted.intervals and not self.has_branch:
-            raise UsageError(f"speed={self.speed}: {name} has no branch that could rest. Leave branch-… out.")
-        if "guidance" in wanted.intervals and (self.guidance or 0) <= 1:
-            raise UsageError(f"speed={self.speed}: with guidance={self.guidance} there is none. Leave guidance-… out.")
-        if wanted.intervals and self.needs_grad:
-            raise UsageError(f"speed={self.speed}: {name} needs the gradient of every step. Leave {wanted} out.")
-        return wanted
 
     @property
     def multiple(self) -> int:
@@ -260,12 +290,7 @@ class DiffusionInpainter(ABC):
         batch = Batch.of(requests, self.factor, self.multiple)
         with self.acceleration.at_work(self.pipe.unet, self.branches(batch), len(requests)) as left_out:
             latents = self.latents(batch)
-        idle = [name for name in self.acceleration.intervals if not left_out[name]]
-        if idle:
-            raise UsageError(
-                f"speed={self.speed}: {', '.join(idle)} left nothing out with steps={self.steps}. Leave it out, or "
-                "take more steps."
-            )
+        refuse_idle(self.acceleration, left_out, self.steps)
         return decode_scaled(self.pipe.vae, latents)
 
     def branches(self, batch: Batch) -> Sequence[nn.Module]:  # noqa: ARG002

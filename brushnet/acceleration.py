@@ -24,7 +24,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["ALIASES", "INTERVALS", "SWITCHES", "Speed", "prepare_branch", "prepare_unet"]
+__all__ = ["ALIASES", "INTERVALS", "SWITCHES", "Speed", "prepare_branch", "prepare_denoiser", "prepare_unet"]
 
 INTERVALS: Mapping[str, str] = {
     "branch": "the branch runs in every k-th step; between them its residuals are used again",
@@ -40,6 +40,8 @@ SWITCHES: Mapping[str, str] = {
     "fp16": "U-Net, branch and text encoders in float16",
 }
 ALIASES: Mapping[str, str] = {"exact": "fused+channels-last", "fast": "branch-2+guidance-4"}
+# Where diffusers computes with fused projections; in other networks it makes them and goes on with the separate ones.
+FUSED = ("UNet2DConditionModel", "FluxTransformer2DModel", "SD3Transformer2DModel")
 MOST = 1000  # steps
 PACKED = 2**23  # numbers of a convolution's weight from which laying it out takes longer than it saves time elsewhere
 _CLAIMED: WeakSet[nn.Module] = WeakSet()  # networks that a call leaves work out of
@@ -254,16 +256,39 @@ def prepare_unet(unet: Any, speed: Speed) -> None:
     Raises:
         ValueError: something that does nothing on this U-Net.
     """
-    prepare_branch(unet, speed)
     if "deep" in speed.intervals:
         deep_blocks(unet)
     for switch in ("fused", "compiled"):
         if switch in speed.switches and not any(isinstance(module, BasicTransformerBlock) for module in unet.modules()):
             raise ValueError(f"The U-Net has no attention, and {switch!r} does nothing on it. Leave it out.")
+    prepare_denoiser(unet, speed)
+
+
+def prepare_denoiser(network: Any, speed: Speed) -> None:
+    """Switch on what lasts in any network of diffusers that predicts the noise: a U-Net or a transformer.
+
+    Raises:
+        ValueError: something that does nothing on this network, or cannot work on it.
+    """
+    name = type(network).__name__
+    if "fused" in speed.switches and name not in FUSED:
+        raise ValueError(f"'fused' works on {', '.join(FUSED)}, and does nothing on a {name}. Leave it out.")
+    prepare_branch(network, speed)
     if "fused" in speed.switches:
-        unet.fuse_qkv_projections()
+        with _possible("fused", name):
+            network.fuse_qkv_projections()
     if "compiled" in speed.switches:
-        unet.compile_repeated_blocks()
+        with _possible("compiled", name):
+            network.compile_repeated_blocks()
+
+
+@contextmanager
+def _possible(switch: str, name: str) -> Iterator[None]:
+    """Name switch and network where diffusers refuses."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{switch!r} cannot work on this {name} ({error}). Leave it out.") from None
 
 
 def prepare_branch(branch: nn.Module, speed: Speed) -> None:
@@ -273,6 +298,10 @@ def prepare_branch(branch: nn.Module, speed: Speed) -> None:
         ValueError: something that does nothing on this branch.
     """
     if "channels-last" in speed.switches:
+        if not any(isinstance(part, nn.Conv2d) for part in branch.modules()):
+            raise ValueError(
+                f"{type(branch).__name__} has no convolution, and 'channels-last' does nothing on it. Leave it out."
+            )
         branch.to(memory_format=torch.channels_last)
     if "prepacked" in speed.switches:
         large = [part for part in branch.modules() if isinstance(part, nn.Conv2d) and _can_be_packed(part)]

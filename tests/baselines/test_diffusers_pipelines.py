@@ -103,3 +103,72 @@ def test_missing_weights_and_invalid_settings_are_named(folder, tmp_path):
         DiffusersPipeline("FluxFillPipeline", str(tmp_path))
     with pytest.raises(UsageError, match=r"strength 0\.0"):
         method(folder, "StableDiffusionInpaintPipeline", strength=0.0)
+
+
+# ------------------------------------------------------------------------------------------------------------- speed
+
+
+@pytest.mark.parametrize(
+    ("name", "speed"),
+    [
+        ("StableDiffusionInpaintPipeline", "exact"),
+        ("StableDiffusionXLInpaintPipeline", "exact"),
+        ("FluxFillPipeline", "fused"),
+        ("StableDiffusion3InpaintPipeline", "fused+channels-last"),
+    ],
+)
+def test_exact_ones_change_rounding_alone_are_used_and_are_recorded(folder, name, speed):
+    some = [make_sample(0, 32, 32, "a red star"), make_sample(1, 32, 32, "a cat")]
+    plain, quick = method(folder, name, steps=2), method(folder, name, steps=2, speed=speed)
+    calls = []
+    for at, part in quick.denoiser.named_modules():
+        if at.endswith(("to_qkv", "to_kv")):
+            part.register_forward_hook(lambda *_: calls.append(1))
+    for found, expected in zip(ask(quick, some), ask(plain, some), strict=True):
+        assert np.abs(found.astype(int) - expected).max() <= 1
+    assert calls  # diffusers makes fused projections for other networks too, and goes on with the separate ones
+    assert "speed" not in plain.describe()
+    assert quick.describe() == {**plain.describe(), "speed": str(quick.acceleration)}
+
+
+@pytest.mark.parametrize("speed", ["guidance-2", "deep-2"])
+@pytest.mark.parametrize("name", ["StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"])
+def test_a_stock_unet_leaves_work_out_and_what_left_none_out_is_refused(folder, name, speed):
+    some = [make_sample(0, 32, 32, "a red star"), make_sample(1, 32, 32, "a cat")]
+    plain, quick = method(folder, name, steps=3), method(folder, name, steps=3, speed=speed)
+    assert all((one != other).any() for one, other in zip(ask(quick, some), ask(plain, some), strict=True))
+    single = method(folder, name, steps=1, speed=speed)
+    with pytest.raises(UsageError, match=r"left nothing out with steps=1\. Leave it out, or take more steps"):
+        single.inpaint([some[0].request(1)])
+    assert single.pipe.unet._forward_hooks == {}  # nothing stays behind
+
+
+def test_bf16_is_the_dtype_of_all_networks_and_is_refused_where_they_have_it_anyway(folder, monkeypatch):
+    told = method(folder, "FluxFillPipeline", speed="bf16").describe()
+    assert (told["dtype"], told["speed"]) == ("bfloat16", "bf16")
+    monkeypatch.setattr("baselines.diffusers_pipeline.choose_device", lambda _: torch.device("cuda"))
+    with pytest.raises(UsageError, match=r"FluxFillPipeline computes in bfloat16 on cuda anyway\. Leave it out"):
+        method(folder, "FluxFillPipeline", speed="bf16")
+
+
+def test_blocks_are_compiled(folder):
+    blocks = method(folder, "FluxFillPipeline", speed="compiled").denoiser.transformer_blocks
+    assert all(block._compiled_call_impl is not None for block in blocks)
+
+
+@pytest.mark.parametrize(
+    ("name", "speed", "words"),
+    [
+        ("FluxFillPipeline", "exact", "FluxTransformer2DModel has no convolution, and 'channels-last' does nothing"),
+        ("FluxFillPipeline", "guidance-2", "guidance work on a UNet2DConditionModel, and FluxFillPipeline has a Flux"),
+        ("FluxFillPipeline", "branch-2", "FluxFillPipeline has no branch that could rest"),
+        ("QwenImageInpaintPipeline", "fused", "'fused' works on .*, and does nothing on a QwenImageTransformer2DModel"),
+        ("StableDiffusion3InpaintPipeline", "compiled", "'compiled' cannot work on this SD3Transformer2DModel"),
+        ("StableDiffusionInpaintPipeline", "prepacked", "'prepacked' does nothing on it"),
+        ("StableDiffusionInpaintPipeline", "quick", "got 'quick', expected each of these"),
+    ],
+)
+def test_what_does_nothing_on_a_class_is_refused_by_name(folder, name, speed, words):
+    with pytest.raises(UsageError, match=words):
+        method(folder, name, speed=speed)
+    assert method(folder, name)  # the remedy: without it
