@@ -26,6 +26,8 @@ LIMITS = {
     "BRUSHBENCH_MAX_BYTES": 256 * 2**20,  # of one picture, mask, table or caption file
     "BRUSHBENCH_MAX_PIXELS": 4096 * 4096,  # height x width of one picture, before it is decoded
 }
+READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # which Windows alone has
+MORE = 2**20  # bytes asked for where a file holds more than it said
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -109,11 +111,15 @@ def read_bytes(path: Path | str, what: str = "file") -> bytes:
     path = regular_file(path, what)
     most = limit("BRUSHBENCH_MAX_BYTES")
     try:
-        with path.open("rb") as file:
-            size = min(os.fstat(file.fileno()).st_size, most)
-            data = file.read(size + 1)  # asked for `most` at once, Python would set that much memory aside
-            if len(data) > size:  # the file grew, or is one in /proc, which says 0
-                data += file.read(most + 1 - len(data))
+        file = os.open(path, READ)  # without Python's buffers: tables read tens of thousands of files
+        try:
+            size = min(os.fstat(file).st_size, most)
+            data = os.read(file, size + 1)  # asked for `most` at once, Python would set that much memory aside
+            # The file is larger than one call reads, or grew, or is one in /proc, which says 0.
+            while len(data) != size and len(data) <= most and (more := os.read(file, max(size - len(data), MORE))):
+                data += more
+        finally:
+            os.close(file)
     except OSError as error:
         raise UnusableError(f"the {what} {path} cannot be read ({error.strerror})", "Make it readable") from None
     if len(data) > most:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 import re
@@ -32,31 +31,29 @@ __all__ = [
     "BATCH_NAME",
     "COLUMNS",
     "KEY",
+    "SCORE_AGAIN",
     "ColumnScores",
     "PictureKey",
     "PictureRow",
     "ScoreRow",
+    "Stamp",
     "State",
     "batch_name",
-    "column_sha256",
+    "by_key",
     "dump",
     "file_name",
-    "is_of",
-    "merged",
     "pixel_sha256",
     "read_all_rows",
     "read_headers",
     "read_json",
     "read_lines",
-    "read_protocols",
     "read_rows",
-    "read_table",
-    "rows_to_table",
-    "table_bytes",
+    "stamp",
     "write_atomically",
 ]
 
 PictureKey: TypeAlias = tuple[str, str, int]  # sample, split, repeat
+Stamp: TypeAlias = tuple[str, int, int, int]  # name, inode, size, nanoseconds of its last change
 State: TypeAlias = Literal["ok", "black", "missing", "failed"]
 KEY = ("sample", "split", "prompt_variant", "repeat", "variant", "metric", "protocol")
 COLUMNS = (*KEY, "value", "reason", "picture_sha256")
@@ -251,6 +248,32 @@ def read_all_rows(files: Sequence[Path]) -> list[list[PictureRow]]:
     return list(found)
 
 
+def by_key(files: Sequence[Path], batches: Sequence[Sequence[PictureRow]]) -> dict[PictureKey, PictureRow]:
+    """Return the rows of batches by sample, split and repeat.
+
+    Raises:
+        RunError: a picture stands in two of them; the message names the second file.
+    """
+    found = {(row.sample, row.split, row.repeat): row for rows in batches for row in rows}
+    if len(found) < sum(map(len, batches)):
+        seen = set[PictureKey]()
+        for file, rows in zip(files, batches, strict=True):
+            for row in rows:
+                if row.key in seen:
+                    raise RunError(f"{file} holds {row.key}, which another batch holds too. {AGAIN}")
+                seen.add(row.key)
+    return found
+
+
+def stamp(file: Path) -> Stamp:
+    """Return what changes when a file is written, in place or by renaming another to its name."""
+    try:
+        status = file.stat()
+    except OSError:  # who reads it says what is wrong
+        return file.name, 0, 0, 0
+    return file.name, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def read_headers(file: Path) -> dict[str, Any]:
     """Return what each column was computed with, by ``name@protocol``.
 
@@ -264,58 +287,6 @@ def read_headers(file: Path) -> dict[str, Any]:
     return headers
 
 
-# The table of scores --------------------------------------------------------------------------------------------------
-
-
-def read_table(file: Path) -> pandas.DataFrame:
-    """Return every score, one row each; no rows where there is no file.
-
-    Raises:
-        RunError: the file is damaged, or holds a score twice.
-    """
-    import pandas as pd
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not os.path.lexists(file):
-        return pd.DataFrame({name: pd.Series(dtype="float64" if name == "value" else "object") for name in COLUMNS})
-    try:
-        found = pq.read_table(io.BytesIO(read_bytes(file)))
-    except (OSError, UnusableError, MemoryError, pa.ArrowException) as error:
-        raise RunError(f"{file} cannot be read ({printable(str(error))}). {SCORE_AGAIN}") from None
-    if "picture_sha256" not in found.column_names:  # schema 1
-        found = found.append_column("picture_sha256", pa.nulls(found.num_rows, pa.string()))
-    for name in COLUMNS:
-        fits = {"value": pa.types.is_floating, "repeat": pa.types.is_integer}.get(name, _is_text)
-        if name not in found.column_names or not fits(found.schema.field(name).type):
-            raise RunError(f"{file} has no column {name!r} of its type. {SCORE_AGAIN}")
-        if name in KEY and found.column(name).null_count:
-            raise RunError(f"{file} has a score without {name!r}. {SCORE_AGAIN}")
-    if found.group_by(list(KEY)).aggregate([]).num_rows < found.num_rows:
-        raise RunError(f"{file} holds a score twice. {SCORE_AGAIN}")
-    # Texts as plain objects, absent ones as None: pandas' own type for them takes three times as long, and has NaN.
-    arrays = {name: found[name].to_numpy() for name in COLUMNS}
-    arrays |= {name: array.astype(object) for name, array in arrays.items() if name not in ("value", "repeat")}
-    return pd.DataFrame({name: pd.Series(array, dtype=array.dtype) for name, array in arrays.items()})
-
-
-def read_protocols(file: Path) -> set[str]:
-    """Return the protocols of a table of scores, without reading the scores.
-
-    Raises:
-        RunError: the file is damaged.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not file.is_file():
-        return set()
-    try:
-        return set(pq.read_table(file, columns=["protocol"])["protocol"].unique().to_pylist())
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{file} cannot be read ({printable(str(error))}). {SCORE_AGAIN}") from None
-
-
 def read_lines(file: Path) -> list[dict[str, Any]]:
     """Return the objects of a file of JSON lines; a line that a kill cut short is left out."""
     found = []
@@ -325,87 +296,3 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
             if isinstance(entry, dict):
                 found.append(entry)
     return found
-
-
-def _with_none(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Return a table whose absent texts are ``None``: pandas turns them into NaN, which equals nothing."""
-    texts = [name for name in COLUMNS if name not in ("value", "repeat")]
-    plain = table.astype(dict.fromkeys(texts, "object"))
-    return plain.assign(**{name: plain[name].where(plain[name].notna(), None) for name in texts})
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
-
-
-def table_bytes(table: pandas.DataFrame) -> bytes:
-    """Return a table of scores as a Parquet file; equal tables give equal bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        [pa.field(name, {"value": pa.float64(), "repeat": pa.int64()}.get(name, pa.string())) for name in COLUMNS]
-    )
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(), buffer)
-    return buffer.getvalue()
-
-
-def column_sha256(table: pandas.DataFrame) -> str:
-    """Return the SHA-256 over the scores of one column, whatever order they are in."""
-    # Plain lists, sorted once and hashed column by column: by rows it took longer than reading the file.
-    columns = {name: table[name].tolist() for name in COLUMNS}
-    keys = list(zip(*(columns[name] for name in KEY), strict=True))
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    for name in ("reason", "picture_sha256"):  # what may be absent
-        columns[name] = [None if text != text else text for text in columns[name]]
-    texts = [list(map(columns[name].__getitem__, order)) for name in COLUMNS if name != "value"]
-    values = table["value"].to_numpy(dtype="<f8")[order]
-    digest = hashlib.sha256(f"[{', '.join(map(_json_list, texts))}]".encode())
-    digest.update(np.where(np.isnan(values), np.nan, values).tobytes())
-    return digest.hexdigest()
-
-
-def _json_list(values: list[Any]) -> str:
-    """Return ``json.dumps(values)``, sooner where one value fills the list, as it does in most columns."""
-    if len(values) < 2 or values.count(values[0]) < len(values):
-        return json.dumps(values)
-    return f"[{', '.join([json.dumps(values[0])] * len(values))}]"
-
-
-def is_of(recorded: str, table: pandas.DataFrame) -> bool:
-    """Whether a recorded SHA-256 is that of a column's scores, by :func:`column_sha256` or as runs had it before."""
-    if column_sha256(table) == recorded:
-        return True
-    columns = [[None if value != value else value for value in table[name].tolist()] for name in COLUMNS]
-    rows = map(list, zip(*columns, strict=True))
-    return hashlib.sha256(json.dumps(sorted(map(repr, rows))).encode()).hexdigest() == recorded
-
-
-def rows_to_table(rows: Sequence[ScoreRow]) -> pandas.DataFrame:
-    """Return score rows as a table."""
-    import pandas as pd
-
-    table = pd.DataFrame([vars(row) for row in rows], columns=list(COLUMNS))
-    return _with_none(table.astype({"value": "float64", "repeat": "int64"}))
-
-
-def merged(old: pandas.DataFrame, new: pandas.DataFrame, order: Sequence[PictureKey] = ()) -> pandas.DataFrame:
-    """Return two tables of scores as one: new ones in place of old ones of the same metric, protocol and variant.
-
-    Args:
-        old: as :func:`read_table` returns it.
-        new: likewise; complete for each of its variants.
-        order: of the pictures; others come last.
-    """
-    import pandas as pd
-
-    of = ["metric", "protocol", "variant"]
-    kept = old[~pd.MultiIndex.from_frame(old[of]).isin(pd.MultiIndex.from_frame(new[of]))]
-    table = pd.concat([frame for frame in (kept, new) if len(frame)] or [new], ignore_index=True)
-    places = {key: place for place, key in enumerate(order)}
-    keys = zip(table["sample"], table["split"], table["repeat"], strict=True)
-    table = table.assign(place=[places.get(key, len(places)) for key in keys])
-    return table.sort_values([*of, "place"], kind="stable", ignore_index=True).drop(columns="place")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from brushbench.config import RunConfig, RunHeader
 from brushbench.errors import UsageError
 from brushbench.outcome import FAULT, Outcome
 from brushbench.records import PictureRow
+from brushbench.score_table import ScoreTable
 from brushbench.stats import are_shares, summarise_all
 from brushbench.store import RunFolder
 from brushbench.types import JSON, PROTOCOLS, Picture
@@ -84,6 +85,7 @@ class Run:
         self.header: RunHeader = folder.header()
         self.config: RunConfig = self.header.config
         self.label: str = self.config.name
+        self._kept: ScoreTable | None = None
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {state}" for state, n in self.pictures().items() if n)
@@ -116,11 +118,21 @@ class Run:
 
         A score of another picture than the run holds now, because that was generated again, counts as none.
         """
+        return self.score_table().frame()
+
+    def score_table(self) -> ScoreTable:
+        """Return :attr:`scores` with every text once, which is quicker to compare and to group."""
+        if self._kept is not None:
+            return self._kept
         table = self._folder.scores()
-        current = np.array(self._folder.is_current(table), dtype=bool)
-        if current.all():
-            return table
-        return table.assign(value=table["value"].where(current), reason=table["reason"].where(current, STALE))
+        current = table.is_current(self._folder.picture_rows())
+        return table if current.all() else table.without(~current, STALE)
+
+    def snapshot(self) -> Run:
+        """Return the run with its scores as they are now: they are read once, however often they are asked for."""
+        kept = copy.copy(self)
+        kept._kept = self.score_table()
+        return kept
 
     def set_scores(self) -> list[SetValue]:
         """Return the scores of whole sets that were computed from the images that are there now."""
@@ -156,6 +168,8 @@ class Run:
 
     def faults(self) -> dict[str, list[str]]:
         """Return why metrics failed on images that are there: one reason per image, by column."""
+        if not any(reason.startswith(FAULT) for reason in self._folder.reasons()):
+            return {}
         scores = self.scores
         failed = scores[scores["value"].isna() & scores["reason"].str.startswith(FAULT, na=False)]
         failed = failed.drop_duplicates(["metric", "protocol", "sample", "split", "repeat"])  # whatever the variant

@@ -36,22 +36,27 @@ from brushbench.records import (
     PictureKey,
     PictureRow,
     ScoreRow,
-    column_sha256,
+    Stamp,
+    by_key,
     dump,
     file_name,
-    is_of,
-    merged,
     pixel_sha256,
     read_all_rows,
     read_headers,
     read_json,
     read_lines,
-    read_protocols,
     read_rows,
-    read_table,
-    rows_to_table,
-    table_bytes,
+    stamp,
     write_atomically,
+)
+from brushbench.score_table import (
+    ScoreTable,
+    merged,
+    read_scores,
+    read_texts,
+    rows_to_table,
+    sha256_before,
+    table_bytes,
 )
 from brushbench.types import JSON, Picture
 
@@ -85,6 +90,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         """Point at a folder; nothing is read or made until it is needed."""
         self.path = Path(path).absolute()  # a thread commits while a method may have changed the working folder
+        self._read: tuple[list[Stamp], dict[PictureKey, PictureRow]] = [], {}
 
     # Identity ---------------------------------------------------------------------------------------------------
 
@@ -333,19 +339,16 @@ class RunFolder:
         return read_rows(self._batch_file(batch), PictureRow)
 
     def picture_rows(self) -> dict[PictureKey, PictureRow]:
-        """Return what became of every picture so far.
+        """Return what became of every picture so far; files that have not changed since the last call are not read.
 
         Raises:
             RunError: a batch is damaged, or a picture stands in two.
         """
-        found: dict[PictureKey, PictureRow] = {}
         files = self._batch_files()
-        for file, rows in zip(files, read_all_rows(files), strict=True):
-            for row in rows:
-                if row.key in found:
-                    raise RunError(f"{file} holds {row.key}, which another batch holds too. {AGAIN}")
-                found[row.key] = row
-        return found
+        stamps = [stamp(file) for file in files]  # before they are read: what changes meanwhile is read again
+        if stamps != self._read[0]:
+            self._read = stamps, by_key(files, read_all_rows(files))
+        return dict(self._read[1])
 
     def newest_batch(self) -> float:
         """Return when the last batch was committed, in seconds since 1970; 0 where there is none."""
@@ -401,11 +404,12 @@ class RunFolder:
             return
         self.check_present()
         rows = [row for each in columns for row in each.rows]
-        table = merged(read_table(self.path / "scores.parquet"), rows_to_table(rows), order)
+        table = merged(read_scores(self.path / "scores.parquet").frame(), rows_to_table(rows), order)
+        hashes = {"@".join(column): found for column, found in ScoreTable.of(table).sha256().items()}
         headers = {}
         for each in columns:
             mine = table[_in_column(table, each.column)]
-            headers[each.column] = {**each.describe(mine), "scores_sha256": column_sha256(mine)}
+            headers[each.column] = {**each.describe(mine), "scores_sha256": hashes[each.column]}
         self._write_headers(headers)
         self._write_scores(table)
         self.clear_parts(list(headers))
@@ -418,29 +422,30 @@ class RunFolder:
         with contextlib.suppress(OSError):  # other columns wait there
             (self.path / "parts").rmdir()
 
-    def scores(self) -> pandas.DataFrame:
-        """Return every score, one row each, in long form; empty where nothing was scored.
+    def scores(self) -> ScoreTable:
+        """Return every score, one row each; empty where nothing was scored.
 
         A column whose record is of other scores was being written when a process stopped: it is left out.
 
         Raises:
             RunError: the file is damaged.
         """
-        table = read_table(self.path / "scores.parquet")
-        headers, torn = self.metric_headers(), list[int]()
-        for (metric, protocol), rows in table.groupby(["metric", "protocol"], sort=False):
+        table, headers = read_scores(self.path / "scores.parquet"), self.metric_headers()
+        for (metric, protocol), found in table.sha256().items():
             recorded = headers.get(f"{metric}@{protocol}", {}).get("scores_sha256")
-            if recorded and not is_of(recorded, rows):
-                torn += rows.index.tolist()
-        return table.drop(index=torn).reset_index(drop=True) if torn else table
+            if recorded and recorded != found:
+                mine = table.is_in("metric", metric) & table.is_in("protocol", protocol)
+                if recorded != sha256_before(table.take(mine).frame()):
+                    table = table.take(~mine)
+        return table
 
-    def is_current(self, table: pandas.DataFrame) -> list[bool]:
-        """Return for each score whether it was computed from the picture that the run holds now."""
-        pictures = self.picture_rows()
-        known = {(*key, row.sha256) for key, row in pictures.items()}
-        of = [table[name].tolist() for name in ("sample", "split", "repeat", "picture_sha256")]
-        # Earlier releases did not note the SHA-256.
-        return [key in known or (not isinstance(key[3], str) and key[:3] in pictures) for key in zip(*of, strict=True)]
+    def reasons(self) -> set[str]:
+        """Return the reasons and remarks that stand beside scores, without reading the scores.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        return read_texts(self.path / "scores.parquet", "reason")
 
     def scored_protocols(self) -> set[str]:
         """Return the protocols under which there are scores, without reading the scores.
@@ -448,7 +453,7 @@ class RunFolder:
         Raises:
             RunError: the file is damaged.
         """
-        return read_protocols(self.path / "scores.parquet")
+        return read_texts(self.path / "scores.parquet", "protocol")
 
     def _write_scores(self, table: pandas.DataFrame) -> None:
         write_atomically(self.path / "scores.parquet", table_bytes(table))

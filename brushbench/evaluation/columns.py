@@ -133,8 +133,8 @@ def stored_rows(folder: RunFolder, columns: Sequence[Column]) -> list[list[Score
     count = [column.name in headers and column.matches(headers[column.name]) for column in columns]
     if not any(count):
         return [[] for _ in columns]
-    table = folder.scores()
-    table = table[np.asarray(folder.is_current(table), dtype=bool)]
+    scores = folder.scores()
+    table = scores.take(scores.is_current(folder.picture_rows())).frame()
     found: list[list[ScoreRow]] = []
     for column, counts in zip(columns, count, strict=True):
         mine = table[(table["metric"] == column.metric.name) & (table["protocol"] == column.metric.protocol)]

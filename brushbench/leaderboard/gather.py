@@ -7,18 +7,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from brushbench.errors import RunError, UnknownNameError, UsageError
 from brushbench.leaderboard.columns import Column
-from brushbench.runs import CELL, Run, SetValue, per_sample
+from brushbench.runs import Run, SetValue, per_sample
+from brushbench.score_table import ScoreTable
 from brushbench.types import SPLITS
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["Gathered", "Question", "gather", "of_splits", "open_runs"]
 
@@ -143,16 +141,17 @@ def _rows(run: Run, protocol: str, by: str | None) -> Iterator[Gathered]:
         metric, _, named = one.column.partition("@")
         if named == protocol:
             sets.setdefault((one.split, one.prompt_variant, one.variant), {})[metric] = one
-    scores = run.scores
-    if not scores.empty:
-        scores = per_sample(scores.loc[scores["protocol"] == protocol, [*CELL, "sample", "repeat", "value"]])
-    for (split, prompt_variant), part in scores.groupby(["split", "prompt_variant"], sort=False):
-        for group, some in _groups(run, part, by):
-            ids = tuple(sorted(some["sample"].unique()))
+    scores = run.score_table()
+    scores = scores.take(scores.is_in("protocol", protocol))
+    if len(scores.held("repeat")) > 1:
+        scores = ScoreTable.of(per_sample(scores.frame()))
+    for (split, prompt_variant), mine in scores.parts("split", "prompt_variant"):
+        for group, some in _groups(run, scores.take(mine), by):
+            ids = tuple(sorted(some.held("sample")))
             question = _question(run, str(split), str(prompt_variant), group, ids)
-            variants = sorted(some["variant"].unique(), key=lambda variant: (variant != "raw", variant))
+            variants = sorted(some.held("variant"), key=lambda variant: (variant != "raw", variant))
             for variant in variants:
-                columns = _columns(some[some["variant"] == variant], ids)
+                columns = _columns(some.take(some.is_in("variant", variant)), ids)
                 described = {metric: headers[metric] for metric in columns if metric in headers}
                 columns = {metric: columns[metric] for metric in described}
                 own = sets.pop((str(split), str(prompt_variant), variant), {})
@@ -170,27 +169,22 @@ def _question(run: Run, split: str, prompt_variant: str, group: str, ids: tuple[
     return Question(benchmark.title or benchmark.name, benchmark.sha256, split, prompt_variant, group, ids)
 
 
-def _columns(scores: pandas.DataFrame, ids: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
-    import pandas as pd
-
-    place = pd.Index(ids).get_indexer(pd.Index(scores["sample"]))
-    metrics, values = scores["metric"].to_numpy(dtype=object), scores["value"].to_numpy(dtype=np.float64)
+def _columns(scores: ScoreTable, ids: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
+    found = {sample: place for place, sample in enumerate(ids)}
+    places = np.array([found.get(sample, -1) for sample in scores.distinct["sample"]])[scores.codes["sample"]]
     columns = {}
-    for metric in dict.fromkeys(metrics):
-        mine = metrics == metric
+    for (metric,), rows in scores.parts("metric"):
         columns[str(metric)] = np.full(len(ids), math.nan)
-        columns[str(metric)][place[mine]] = values[mine]
+        columns[str(metric)][places[rows]] = scores.values[rows]
     return columns
 
 
-def _groups(run: Run, scores: pandas.DataFrame, by: str | None) -> Iterator[tuple[str, pandas.DataFrame]]:
+def _groups(run: Run, scores: ScoreTable, by: str | None) -> Iterator[tuple[str, ScoreTable]]:
     if by is None:
         yield "", scores
         return
     metadata = run.metadata()
-    values = [
-        metadata.get((sample, split), {}).get(by)
-        for sample, split in zip(scores["sample"], scores["split"], strict=True)
-    ]
+    samples, splits = (scores.distinct[name][scores.codes[name]] for name in ("sample", "split"))
+    values = [metadata.get(key, {}).get(by) for key in zip(samples, splits, strict=True)]
     for value in sorted({value for value in values if value is not None}):
-        yield f"{by}: {value}", scores[[own == value for own in values]]
+        yield f"{by}: {value}", scores.take(np.array([own == value for own in values]))

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from brushbench.errors import RunError
 from brushbench.leaderboard import Column, Table, make_tables
 from brushbench.leaderboard.columns import heading
@@ -18,9 +20,8 @@ from brushbench.report.images import Drawing, GeneratedPicture
 from brushbench.types import PROTOCOLS, Benchmark
 
 if TYPE_CHECKING:
-    import pandas
-
     from brushbench.runs import Run
+    from brushbench.score_table import ScoreTable
 
 __all__ = ["Gallery", "MethodCard", "Provenance", "Report", "collect"]
 
@@ -176,6 +177,7 @@ def collect(runs: Sequence[Run], title: str = "", per_split: int | None = None) 
     """
     if not runs:
         raise RunError("A report needs at least one run. Name the folder that `brushbench eval` wrote.")
+    runs = [run.snapshot() for run in runs]
     data = runs[0].header.benchmark.sha256
     shown = [run for run in runs if run.header.benchmark.sha256 == data]
     left_out = tuple(
@@ -194,10 +196,10 @@ def collect(runs: Sequence[Run], title: str = "", per_split: int | None = None) 
 
 
 def _gallery(runs: Sequence[Run], tables: Sequence[Table]) -> Gallery:
-    methods, scores = [], [run.scores for run in runs]
+    methods, scores = [], [run.score_table() for run in runs]
     for number, (run, label) in enumerate(zip(runs, _labels(runs), strict=True)):
         made = {row.key: row for row in run.picture_rows()}
-        blended = "blended" in set(scores[number]["variant"])
+        blended = "blended" in scores[number].held("variant")
         methods.append(MethodCard(f"m{number}", label, run.is_reference, blended, run, made))
     keys = dict.fromkeys(key for method in methods for key in method.pictures)
     order = {split: i for i, split in enumerate(dict.fromkeys(split for _, split, _ in keys))}
@@ -229,17 +231,19 @@ def _metric(table: Table, column: Column) -> dict[str, Any]:
 
 
 def _scores(
-    methods: Sequence[MethodCard], scores: Sequence[pandas.DataFrame], rows: Sequence[GalleryRow]
+    methods: Sequence[MethodCard], scores: Sequence[ScoreTable], rows: Sequence[GalleryRow]
 ) -> dict[str, list[float | str | None]]:
     places = {(row.sample, row.split, row.repeat): i for i, row in enumerate(rows)}
     found: dict[str, list[float | str | None]] = {}
     for method, table in zip(methods, scores, strict=True):
-        keys = ["sample", "split", "repeat", "variant", "metric", "protocol", "value"]
-        for sample, split, repeat, variant, metric, protocol, value in table[keys].itertuples(index=False):
-            column = found.setdefault(f"{method.key}|{variant}|{metric}@{protocol}", [None] * len(rows))
-            place = places.get((sample, split, int(repeat)))
-            if place is not None and not math.isnan(value):
+        of = (table.distinct[name][table.codes[name]].tolist() for name in ("sample", "split", "repeat"))
+        at = np.array([places.get(image, -1) for image in zip(*of, strict=True)], dtype=np.int64)
+        for (variant, metric, protocol), mine in table.parts("variant", "metric", "protocol"):
+            column: list[float | str | None] = [None] * len(rows)
+            shown = mine[(at[mine] >= 0) & ~np.isnan(table.values[mine])]
+            for place, value in zip(at[shown].tolist(), table.values[shown].tolist(), strict=True):
                 column[place] = float(f"{value:.6g}") if math.isfinite(value) else "inf"
+            found[f"{method.key}|{variant}|{metric}@{protocol}"] = column
     return found
 
 

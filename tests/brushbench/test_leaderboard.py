@@ -405,7 +405,7 @@ def test_a_stranger_s_folder_and_a_wrong_format_are_refused(tmp_path: Path) -> N
 
 
 def test_an_unscored_run_has_the_columns_and_no_rows(tmp_path: Path) -> None:
-    assert list(RunFolder(tmp_path).scores().columns) == list(COLUMNS)
+    assert list(RunFolder(tmp_path).scores().frame().columns) == list(COLUMNS)
 
 
 def test_a_column_is_described_before_its_scores_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

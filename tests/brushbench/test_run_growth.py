@@ -21,7 +21,8 @@ import brushbench
 from brushbench import records
 from brushbench.errors import ConfigMismatchError, RunError, UsageError
 from brushbench.evaluation import Scoring, rescore
-from brushbench.records import PictureRow, column_sha256, read_rows
+from brushbench.records import PictureRow, read_rows
+from brushbench.score_table import ScoreTable, table_bytes
 from brushbench.store import RunFolder
 from tests.brushbench import toys
 from tests.brushbench.test_run_resume import contents
@@ -221,12 +222,12 @@ def test_scores_whose_record_has_the_hash_of_earlier_commits_still_count(data: P
 def test_the_hash_of_a_column_sees_every_change_but_not_the_order(data: Path, tmp_path: Path) -> None:
     table = evaluate(data, tmp_path / "r", limit=2).scores
     table = table[table.metric == "psnr"].reset_index(drop=True)
-    before = column_sha256(table)
-    assert column_sha256(table[::-1]) == before
+    before = ScoreTable.of(table).sha256()
+    assert ScoreTable.of(table[::-1]).sha256() == before
     for name, other in (("value", 1.0), ("value", float("nan")), ("reason", "x"), ("sample", "y"), ("repeat", 7)):
         changed = table.copy()
         changed.loc[1, name] = other
-        assert column_sha256(changed) != before
+        assert ScoreTable.of(changed).sha256() != before
 
 
 @pytest.mark.parametrize("killed_at", ["_write_headers", "_write_scores", "clear_parts"])
@@ -420,7 +421,7 @@ def test_a_score_that_stands_twice_is_refused(data: Path, tmp_path: Path) -> Non
 
     run = evaluate(data, tmp_path / "r", limit=2)
     table = pd.concat([run.scores, run.scores])
-    (run.path / "scores.parquet").write_bytes(records.table_bytes(table))
+    (run.path / "scores.parquet").write_bytes(table_bytes(table))
     with pytest.raises(RunError, match="holds a score twice"):
         run.summary()
 
