@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.planted_faults [WORD]
 
-WORD: only the faults whose name or file holds it. The first fourteen are faults that earlier tests let pass; the others
-are one for each baseline with recorded tensors. Each fault is planted in a copy of what is committed; its tests must
-fail there, and pass without it. The exit code is 1 if one survives, or if a test fails without any fault.
+WORD: only the faults whose name or file holds it. The first fourteen are faults that earlier tests let pass; then come
+one for each baseline with recorded tensors, and those of workers that share a run. Each fault is planted in a copy of
+what is committed; its tests must fail there, and pass without it. The exit code is 1 if one survives, or if a test
+fails without any fault.
 """
 
 from __future__ import annotations
@@ -150,6 +151,38 @@ FAULTS = (
     Fault(
         "BrushEdit: picture and mask reduced by the nearest pixel", "baselines/brushedit.py",
         "cv2.INTER_LINEAR", "cv2.INTER_NEAREST", "baselines/test_golden_baselines.py::test_brushedits_blending",
+    ),
+    Fault(
+        "a worker leaves the batches out that others were working on", "brushbench/evaluation/generation.py",
+        "self._generate_busy(busy, others)", "pass",
+        "brushbench/test_run_resume.py::test_a_batch_that_another_process_works_on_is_waited_for_and_said_so",
+    ),
+    Fault(
+        "a worker leaves out what lies before its beginning", "brushbench/engines/shard.py",
+        "return mine[start:] + mine[:start]", "return mine[start:]",
+        "brushbench/test_engines.py::test_workers_that_steal_begin_at_places_of_their_own_and_leave_nothing_out",
+    ),
+    Fault(
+        "a batch counts as soon as one image is there", "brushbench/store.py",
+        """        for row, picture in zip(rows, pictures, strict=True):
+            if picture is not None:
+                self.check_present()
+""", """        write_atomically(self._batch_file(batch), dump([vars(row) for row in rows]))
+        for row, picture in zip(rows, pictures, strict=True):
+            if picture is not None:
+                self.check_present()
+""",
+        "brushbench/test_engines.py::test_a_worker_killed_within_a_commit_leaves_the_batch_to_the_others",
+    ),
+    Fault(
+        "a worker merges scores before the others have ended", "brushbench/evaluation/scoring.py",
+        "        if not shard.stolen:\n", "        if True:\n",
+        "brushbench/test_remedies_engines.py::test_two_workers_and_the_command_score_each_batch_once",
+    ),
+    Fault(
+        "a worker does not look whose folder it has", "brushbench/cli/engines.py",
+        "    _refuse_other_folder(place)\n", "",
+        "brushbench/test_remedies_engines.py::test_a_worker_whose_machine_or_folder_is_another_makes_no_image",
     ),
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ import pytest
 from brushbench import progress
 from brushbench.cli import engines
 from brushbench.engines.workers import Report, work
+from brushbench.evaluation import scoring
 from tests.brushbench.conftest import Command
 
 EVAL = "eval -m copy --bench d --metrics psnr --variants raw"
@@ -140,5 +141,17 @@ def test_what_is_said_of_a_run_in_a_worker_reaches_the_command(
     brushbench(f"{EVAL} --limit 1 --engine ray")
     grown = brushbench(f"{EVAL} --limit 2 --engine ray --jobs 2")
     assert grown.count("The run grows from 1 to 2 images.") == 1
+
+
+def test_two_workers_and_the_command_score_each_batch_once(
+    brushbench: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Scores that a worker merged would have been computed again by the next one, and by the command."""
+    monkeypatch.setattr(engines, "_crew", lambda *_: Here())
+    brushbench(f"{EVAL} --batch-size 1 --engine ray --jobs 2")
     (run,) = tmp_path.rglob("run.json")
+    scored, score = [], scoring._score_tasks
+    monkeypatch.setattr(scoring, "_score_tasks", lambda *told: scored.append(told[2].name) or score(*told))
     assert "mse" in brushbench(f"score {run.parent} --metrics mse --engine ray --jobs 2")
+    assert sorted(scored) == sorted(path.stem for path in run.parent.glob("batches/*.json"))
+    assert len(scored) == 2
