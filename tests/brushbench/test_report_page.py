@@ -81,6 +81,17 @@ class Visit:
         assert all(url.startswith(("file:", "data:")) for url in self.asked), self.asked
 
 
+def test_the_committed_page_opens_with_the_pictures_of_every_method(browser: Any) -> None:
+    site = Path(__file__).parents[2] / "reports" / "site"
+    assert sum(file.stat().st_size for file in site.rglob("*") if file.is_file()) < 6e6
+    visit = Visit(browser, site, "#view=gallery")
+    row = visit.page.locator(".row").first
+    row.wait_for()
+    visit.page.wait_for_function("[...document.images].filter(i => i.complete && i.naturalWidth).length >= 4")
+    assert {"brushnet", "powerpaint", "controlnet", "hd-painter"} <= set(re.split(r"\s+", row.inner_text()))
+    visit.close()
+
+
 def test_the_tabs_show_one_part_each_and_the_address_says_which(browser: Any, page_folder: Path) -> None:
     visit = Visit(browser, page_folder)
     for name in ("Gallery", "Plots", "Provenance", "Leaderboard"):

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import brushbench
 from brushbench.errors import ConfigMismatchError, UnknownNameError, UsageError, WeightsError
-from brushbench.tiny.inpainters import METHODS, TASK_WORDS, VECTORS, InpainterRecipe, start_inpainter, task_of
+from brushbench.tiny.inpainters import METHODS, InpainterRecipe, start_inpainter, task_of
 from brushbench.tiny.inpainters import train_inpainter as train
+from brushbench.tiny.objectives import TASK_WORDS, VECTORS
 from brushbench.training.brushdata import TrainingPicture
 from brushbench.training.loop import Draw
 from tests.baselines.tiny_bases import make_request, save_base
