@@ -209,9 +209,9 @@ class DiffusersPipeline:
         if network is None:
             raise UsageError(f"speed={self.speed}: {self.class_} has no unet and no transformer. Leave it out.")
         is_stock_unet = type(network).__name__ == "UNet2DConditionModel"
-        if self.acceleration.intervals and not is_stock_unet:
+        if self.acceleration.approximate and not is_stock_unet:
             raise UsageError(
-                f"speed={self.speed}: {', '.join(self.acceleration.intervals)} work on a UNet2DConditionModel, and "
+                f"speed={self.speed}: {', '.join(self.acceleration.approximate)} work on a UNet2DConditionModel, and "
                 f"{self.class_} has a {type(network).__name__}. Leave them out."
             )
         with refused():

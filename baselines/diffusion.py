@@ -80,7 +80,7 @@ def asked_speed(
         raise UsageError(f"speed={text}: {name} has no branch that could rest. Leave branch-… out.")
     if "guidance" in wanted.intervals and (guidance or 0) <= 1:
         raise UsageError(f"speed={text}: with guidance={guidance} there is none. Leave guidance-… out.")
-    if wanted.intervals and needs_grad:
+    if wanted.approximate and needs_grad:
         raise UsageError(f"speed={text}: {name} needs the gradient of every step. Leave {wanted} out.")
     return wanted
 
@@ -90,13 +90,13 @@ def refuse_idle(speed: Speed, left_out: Mapping[str, int], steps: int | None) ->
 
     Args:
         speed: what was asked for.
-        left_out: how often each interval's work was.
+        left_out: how often the work of each name was.
         steps: the method's.
 
     Raises:
-        UsageError: an interval's work was never left out.
+        UsageError: the work of a name was never left out.
     """
-    idle = [name for name in speed.intervals if not left_out.get(name)]
+    idle = [name for name in speed.approximate if not left_out.get(name)]
     if idle:
         raise UsageError(
             f"speed={speed}: {', '.join(idle)} left nothing out with steps={steps}. Leave it out, or take more steps."

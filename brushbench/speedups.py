@@ -31,7 +31,7 @@ __all__ = ["PUBLISHED", "SPEEDS", "Speedup", "measure", "to_grid"]
 
 PUBLISHED = "published"
 # The last one is broken on purpose: a branch that is never updated must be refuted, or the others prove nothing.
-SPEEDS = ("exact", "branch-2", "guidance-2", "deep-2", "fast", "exact+fast", "bf16", "branch-1000")
+SPEEDS = ("exact", "branch-2", "guidance-2", "deep-2", "merge-50", "fast", "exact+fast", "bf16", "branch-1000")
 MOST_CHANGED = 3  # images that are named
 
 Finding: TypeAlias = Literal["reference", "proven", "not proven", "refuted", "refused"]

@@ -4,7 +4,8 @@ Exact ones change nothing but the order in which numbers are added; approximate 
 of our own on stock networks, for the length of a ``with`` block, and are counted: an option that did nothing says so.
 
 Sources: DeepCache (Ma et al., CVPR 2024) for the reuse of deep features; the reuse of the guidance's difference is that
-of FasterCache (Lv et al., ICLR 2025), sec. 3.3, without its weights per frequency.
+of FasterCache (Lv et al., ICLR 2025), sec. 3.3, without its weights per frequency; tokens are merged by
+:mod:`brushnet.token_merging`.
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
+from brushnet.token_merging import MOST_MERGED, grid_of, plan_merging
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["ALIASES", "INTERVALS", "SWITCHES", "Speed", "prepare_branch", "prepare_denoiser", "prepare_unet"]
+__all__ = ["ALIASES", "INTERVALS", "SHARES", "SWITCHES", "Speed", "prepare_branch", "prepare_denoiser", "prepare_unet"]
 
 INTERVALS: Mapping[str, str] = {
     "branch": "the branch runs in every k-th step; between them its residuals are used again",
     "guidance": "the unconditional half runs in every k-th step; between them its difference is used again",
     "deep": "the deep blocks of the U-Net run in every k-th step; between them their features are used again",
+}
+SHARES: Mapping[str, str] = {
+    "merge": "that percentage of the tokens of the largest self-attention are merged with others that are like them",
 }
 SWITCHES: Mapping[str, str] = {
     "fused": "one product for query, key and value; exact",
@@ -55,43 +61,53 @@ class Speed:
     Attributes:
         intervals: by name of :data:`INTERVALS`, every how many steps the work is done; 2 to 1000.
         switches: names of :data:`SWITCHES`.
+        shares: by name of :data:`SHARES`, percent; 1 to 75.
     """
 
     intervals: Mapping[str, int] = field(default_factory=dict)
     switches: tuple[str, ...] = ()
+    shares: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> Speed:
-        """Read names joined by ``+``: ``branch-2+deep-3``, ``bf16``, ``fast``; empty or ``published`` is nothing.
+        """Read names joined by ``+``: ``branch-2+merge-50``, ``bf16``, ``fast``; empty or ``published`` is nothing.
 
         Raises:
-            ValueError: an unknown name, an interval outside 2..1000, or a name twice.
+            ValueError: an unknown name, an interval outside 2..1000, a percentage outside 1..75, or a name twice.
         """
         if text in ("", "published"):
             return cls()
-        intervals: dict[str, int] = {}
+        numbers: dict[str, int] = {}
         switches: list[str] = []
         for part in "+".join(ALIASES.get(name, name) for name in text.split("+")).split("+"):
             name, _, number = part.rpartition("-")
             if part in SWITCHES and part not in switches:
                 switches.append(part)
-            elif name in INTERVALS and name not in intervals and re.fullmatch("[0-9]{1,4}", number):
-                intervals[name] = int(number)
+            elif name in (*INTERVALS, *SHARES) and name not in numbers and re.fullmatch("[0-9]{1,4}", number):
+                numbers[name] = int(number)
             else:
-                known = ", ".join([*ALIASES, *(f"{each}-2" for each in INTERVALS), *SWITCHES])
+                counted = [*(f"{each}-2" for each in INTERVALS), *(f"{each}-50" for each in SHARES)]
+                known = ", ".join([*ALIASES, *counted, *SWITCHES])
                 raise ValueError(f"speed {text!r}: got {part!r}, expected each of these at most once: {known}.")
-        for name, every in intervals.items():
-            if not 2 <= every <= MOST:
-                raise ValueError(f"speed {text!r}: {name} is {every}, expected 2 to {MOST}.")
-        return cls(intervals, tuple(sorted(switches)))
+        for name, number in numbers.items():
+            least, most = (2, MOST) if name in INTERVALS else (1, MOST_MERGED)
+            if not least <= number <= most:
+                raise ValueError(f"speed {text!r}: {name} is {number}, expected {least} to {most}.")
+        intervals, shares = ({n: numbers[n] for n in numbers if n in names} for names in (INTERVALS, SHARES))
+        return cls(intervals, tuple(sorted(switches)), shares)
 
     @property
     def dtype(self) -> str | None:
         """The dtype that is asked for, if any."""
         return {"bf16": "bfloat16", "fp16": "float16"}.get(next((s for s in self.switches if s.endswith("16")), ""))
 
+    @property
+    def approximate(self) -> tuple[str, ...]:
+        """The names of what leaves work out of a call, and is counted there."""
+        return (*self.intervals, *self.shares)
+
     def __str__(self) -> str:
-        parts = [f"{name}-{every}" for name, every in sorted(self.intervals.items())]
+        parts = [f"{name}-{number}" for name, number in sorted({**self.intervals, **self.shares}.items())]
         return "+".join([*parts, *self.switches]) or "published"
 
     @contextmanager
@@ -104,14 +120,14 @@ class Speed:
             rows: images of the call; under guidance the U-Net reads twice as many.
 
         Yields:
-            How often each interval's work was left out. A name that stays away did nothing.
+            How often the work of each name in :attr:`approximate` was left out. A name that stays away did nothing.
 
         Raises:
             ValueError: another call leaves work out of one of these networks now.
         """
         steps = _Steps(self.intervals, rows)
         with ExitStack() as stack:
-            if not self.intervals:
+            if not self.approximate:
                 yield steps.left_out
                 return
             stack.enter_context(_claimed([unet, *branches]))
@@ -122,8 +138,15 @@ class Speed:
             if "deep" in self.intervals:
                 for block in deep_blocks(unet):
                     stack.enter_context(_reused(block, steps, "deep"))
+            if "merge" in self.shares:
+                for block in _transformer_blocks(unet):
+                    stack.enter_context(_merged(block.attn1, steps, self.shares["merge"]))
             stack.callback(unet.register_forward_hook(steps.after).remove)
             yield steps.left_out
+
+
+def _transformer_blocks(network: nn.Module) -> list[Any]:
+    return [module for module in network.modules() if isinstance(module, BasicTransformerBlock)]
 
 
 def deep_blocks(unet: Any) -> list[nn.Module]:
@@ -166,6 +189,8 @@ class _Steps:
     timestep: object = None
     halved: bool = False
     difference: Tensor | None = None
+    latents: tuple[int, int] = (0, 0)  # height and width of what the U-Net reads
+    tokens: int = 0  # of the first self-attention of this call of the U-Net, the largest
     thread: int = field(default_factory=threading.get_ident)
 
     @property
@@ -188,6 +213,7 @@ class _Steps:
         if timestep is not self.timestep:  # a step may call the U-Net several times
             self.timestep, self.step = timestep, self.step + 1
         sample = args[0] if args else kwargs["sample"]
+        self.latents, self.tokens = tuple(sample.shape[-2:]), 0
         self.halved = len(sample) == 2 * self.rows and self.difference is not None and not self.is_due("guidance")
         return (_last_rows(args, self.rows), _last_rows(kwargs, self.rows)) if self.halved else None
 
@@ -240,6 +266,30 @@ def _reused(module: nn.Module, steps: _Steps, name: str) -> Iterator[None]:
         module.forward = run
 
 
+@contextmanager
+def _merged(attention: nn.Module, steps: _Steps, percent: int) -> Iterator[None]:
+    """Merge tokens before a self-attention, if it is one of the largest, and give each its group's result."""
+    run: Callable[..., Tensor] = attention.forward
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        others = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]  # a mask, or other tokens
+        if not steps.is_mine or others:
+            return run(hidden_states, *args, **kwargs)
+        steps.tokens = steps.tokens or hidden_states.shape[1]
+        grid = grid_of(hidden_states.shape[1], steps.latents) if hidden_states.shape[1] == steps.tokens else None
+        if grid is None:
+            return run(hidden_states, *args, **kwargs)
+        merging = plan_merging(hidden_states, grid, percent, steps.step)
+        steps.left_out["merge"] += 1
+        return merging.unmerge(run(merging.merge(hidden_states), *args, **kwargs))
+
+    attention.forward = forward
+    try:
+        yield
+    finally:
+        attention.forward = run
+
+
 def _rows_of(value: Any) -> int:
     """Return how many rows the first tensor of more than one dimension has among arguments."""
     if isinstance(value, Tensor):
@@ -258,9 +308,11 @@ def prepare_unet(unet: Any, speed: Speed) -> None:
     """
     if "deep" in speed.intervals:
         deep_blocks(unet)
-    for switch in ("fused", "compiled"):
-        if switch in speed.switches and not any(isinstance(module, BasicTransformerBlock) for module in unet.modules()):
-            raise ValueError(f"The U-Net has no attention, and {switch!r} does nothing on it. Leave it out.")
+    for name in ("fused", "compiled", "merge"):
+        if name in (*speed.switches, *speed.shares) and not _transformer_blocks(unet):
+            raise ValueError(f"The U-Net has no attention, and {name!r} does nothing on it. Leave it out.")
+    if "merge" in speed.shares and "compiled" in speed.switches:
+        raise ValueError("'merge' changes attention that 'compiled' has fixed. Leave one out.")
     prepare_denoiser(unet, speed)
 
 

@@ -8,8 +8,8 @@
 
 The step: branch, U-Net with the residuals, guidance at 7.5, DDIM; float32, random weights, latents of 64x64. Arithmetic
 is counted on the meta device, for on a CPU torch's counter scores attention as zero. Time is the median over
-interleaved runs on the same, ever new inputs, the order alternating, after one warm-up of each. Every speed has its own
-networks and runs the branch once.
+interleaved runs on the same, ever new inputs, the order alternating, after one warm-up of each. What lasts in
+networks, such as another dtype, has networks of its own; every way but the first runs the branch once.
 
 Exit code 1 if a share is above its limit. bf16 has one (0.30) where the processor has AMX; elsewhere it is reported.
 """
@@ -100,9 +100,11 @@ def arithmetic() -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def accelerated(speed: Speed) -> Callable[[DDIMScheduler, Inputs], Tensor]:
-    """Return a step on networks of their own with an acceleration switched on."""
-    unet, brushnet = make_models("cpu")
+def accelerated(
+    speed: Speed, plain: tuple[UNet2DConditionModel, BrushNetModel]
+) -> Callable[[DDIMScheduler, Inputs], Tensor]:
+    """Return a step with an acceleration switched on; what lasts in networks goes into others than the plain ones."""
+    unet, brushnet = make_models("cpu") if speed.switches else plain
     dtype = getattr(torch, speed.dtype or "float32")
     unet.to(dtype), brushnet.to(dtype)
     prepare_unet(unet, speed)
@@ -110,7 +112,7 @@ def accelerated(speed: Speed) -> Callable[[DDIMScheduler, Inputs], Tensor]:
 
     def step(scheduler: DDIMScheduler, inputs: Inputs) -> Tensor:
         latents, conditioning, text = (tensor.to(dtype) for tensor in inputs)
-        with inject(unet) as slot:
+        with inject(unet) as slot, speed.at_work(unet, [brushnet], len(latents)):
             return guided_step(unet, brushnet, slot, scheduler, (latents, conditioning, text)).float()
 
     return step
@@ -128,8 +130,9 @@ def on_both(step: Callable[[DDIMScheduler, Inputs], Tensor]) -> Callable[[DDIMSc
 
 def wall_time(repeats: int, speeds: Sequence[str]) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Return the seconds of every step by way, and the largest relative difference from the published result."""
-    once = accelerated(Speed())
-    ways = {"both": on_both(once), "once": once} | {speed: accelerated(Speed.parse(speed)) for speed in speeds}
+    plain = make_models("cpu")
+    once = accelerated(Speed(), plain)
+    ways = {"both": on_both(once), "once": once} | {speed: accelerated(Speed.parse(speed), plain) for speed in speeds}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     worst = dict.fromkeys(ways, 0.0)
     scheduler = make_scheduler()
