@@ -89,10 +89,10 @@ class Speed:
                 counted = [*(f"{each}-2" for each in INTERVALS), *(f"{each}-50" for each in SHARES)]
                 known = ", ".join([*ALIASES, *counted, *SWITCHES])
                 raise ValueError(f"speed {text!r}: got {part!r}, expected each of these at most once: {known}.")
-        for name, number in numbers.items():
+        for name, given in numbers.items():
             least, most = (2, MOST) if name in INTERVALS else (1, MOST_MERGED)
-            if not least <= number <= most:
-                raise ValueError(f"speed {text!r}: {name} is {number}, expected {least} to {most}.")
+            if not least <= given <= most:
+                raise ValueError(f"speed {text!r}: {name} is {given}, expected {least} to {most}.")
         intervals, shares = ({n: numbers[n] for n in numbers if n in names} for names in (INTERVALS, SHARES))
         return cls(intervals, tuple(sorted(switches)), shares)
 
