@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "BATCH_NAME",
     "COLUMNS",
     "KEY",
     "SCORE_AGAIN",
@@ -38,6 +37,7 @@ __all__ = [
     "ScoreRow",
     "Stamp",
     "State",
+    "batch_files",
     "batch_name",
     "by_key",
     "dump",
@@ -185,7 +185,7 @@ def dump(value: object) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def read_json(file: Path, kind: type, remedy: str) -> Any:
+def read_json(file: Path | str, kind: type, remedy: str) -> Any:
     """Return what a JSON file holds.
 
     Raises:
@@ -209,7 +209,7 @@ def _adapter(kind: Any) -> Any:
     return TypeAdapter(kind)
 
 
-def _typed(kind: Any, content: Any, file: Path, remedy: str) -> Any:
+def _typed(kind: Any, content: Any, file: Path | str, remedy: str) -> Any:
     from pydantic import ValidationError
 
     from brushbench.config import problems, refuse_newer
@@ -221,7 +221,7 @@ def _typed(kind: Any, content: Any, file: Path, remedy: str) -> Any:
         raise RunError(f"{file} is damaged: {problems(error)}. {remedy}") from None
 
 
-def read_rows(file: Path, kind: type[PictureRow] | type[ScoreRow]) -> list[Any]:
+def read_rows(file: Path | str, kind: type[PictureRow] | type[ScoreRow]) -> list[Any]:
     """Return the rows of a batch, of its pictures or of its scores.
 
     Raises:
@@ -231,7 +231,7 @@ def read_rows(file: Path, kind: type[PictureRow] | type[ScoreRow]) -> list[Any]:
     return list(_typed(list[kind], read_json(file, list, remedy), file, remedy))  # type: ignore[valid-type]
 
 
-def read_all_rows(files: Sequence[Path]) -> list[list[PictureRow]]:
+def read_all_rows(files: Sequence[Path | str]) -> list[list[PictureRow]]:
     """Return the rows of many batches of pictures, in a quarter of the time of one after the other.
 
     Raises:
@@ -248,7 +248,17 @@ def read_all_rows(files: Sequence[Path]) -> list[list[PictureRow]]:
     return list(found)
 
 
-def by_key(files: Sequence[Path], batches: Sequence[Sequence[PictureRow]]) -> dict[PictureKey, PictureRow]:
+def batch_files(folder: Path) -> list[tuple[str, os.DirEntry[str]]]:
+    """Return names and files of the batches in a folder, by name; other files beside them are not ours."""
+    try:
+        with os.scandir(folder) as entries:
+            files = [(file.name.removesuffix(".json"), file) for file in entries if file.name.endswith(".json")]
+    except OSError:  # none is there
+        return []
+    return sorted((pair for pair in files if BATCH_NAME.fullmatch(pair[0])), key=lambda pair: pair[0])
+
+
+def by_key(files: Sequence[Path | str], batches: Sequence[Sequence[PictureRow]]) -> dict[PictureKey, PictureRow]:
     """Return the rows of batches by sample, split and repeat.
 
     Raises:
@@ -265,7 +275,7 @@ def by_key(files: Sequence[Path], batches: Sequence[Sequence[PictureRow]]) -> di
     return found
 
 
-def stamp(file: Path) -> Stamp:
+def stamp(file: Path | os.DirEntry[str]) -> Stamp:
     """Return what changes when a file is written, in place or by renaming another to its name."""
     try:
         status = file.stat()

@@ -156,7 +156,7 @@ class Run:
 
     def protocols(self) -> set[str]:
         """Return the protocols under which there are scores."""
-        return self._folder.scored_protocols() | {one.column.partition("@")[2] for one in self.set_scores()}
+        return self._folder.texts("protocol") | {one.column.partition("@")[2] for one in self.set_scores()}
 
     def metadata(self) -> dict[tuple[str, str], Mapping[str, str]]:
         """Return what the benchmark carries of each sample (category, style, …), by sample id and split."""
@@ -168,7 +168,7 @@ class Run:
 
     def faults(self) -> dict[str, list[str]]:
         """Return why metrics failed on images that are there: one reason per image, by column."""
-        if not any(reason.startswith(FAULT) for reason in self._folder.reasons()):
+        if not any(reason.startswith(FAULT) for reason in self._folder.texts("reason")):
             return {}
         scores = self.scores
         failed = scores[scores["value"].isna() & scores["reason"].str.startswith(FAULT, na=False)]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ScoreTable", "merged", "read_scores", "read_texts", "rows_to_table", "sha256_before", "table_bytes"]
 
 TEXTS = tuple(name for name in COLUMNS if name not in ("repeat", "value"))
+JSON = json.JSONEncoder().encode  # json.dumps, without its overhead
 OF_IMAGES = (*KEY[:5], "picture_sha256")  # what every column says of the same images
 
 Codes = npt.NDArray[np.int64]
@@ -112,8 +113,8 @@ class ScoreTable:
 
     def sha256(self) -> dict[tuple[str, str], str]:
         """Return the SHA-256 over the scores of each column, by metric and protocol, whatever order they are in."""
-        ranks = {name: _ranks(values) for name, values in self.distinct.items()}
-        written = {name: np.array([*map(_json, held)], dtype=object) for name, held in self.distinct.items()}
+        ranks = {name: _ranks(self.distinct[name]) for name in KEY[:5]}
+        written = {name: np.array([*map(JSON, held.tolist())], dtype=object) for name, held in self.distinct.items()}
         found: dict[tuple[str, str], str] = {}
         images: Values = np.empty(0)
         for column, rows in self.parts("metric", "protocol"):
@@ -174,10 +175,6 @@ def _ranks(values: Values) -> Codes:
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[order] = np.arange(len(values))
     return ranks
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value.item() if isinstance(value, np.generic) else value)
 
 
 def _listed(written: Values, codes: Codes) -> str:

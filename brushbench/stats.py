@@ -17,7 +17,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtr  # scipy.stats takes a second to import
 
 from brushbench.errors import InvalidScoresError
 from brushbench.resampling import RESAMPLES, Interval, intervals_of, resample, standard_error
@@ -158,11 +157,17 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     _check_level(level)
     if not (n >= 1 and 0 <= successes <= n):
         raise InvalidScoresError(f"Got {successes} of {n}. Expected a count from 0 to n, and n at least 1.")
-    z, share = float(ndtri((1 + level) / 2)), successes / n
+    z, share = _normal_quantile((1 + level) / 2), successes / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = ((centre + side * half) / (1 + z * z / n) for side in (-1, 1))
     return Interval(0.0 if successes == 0 else low, 1.0 if successes == n else high)
+
+
+def _normal_quantile(share: float) -> float:
+    from scipy.special import ndtri  # when it is asked for: it takes a sixth of a second to import
+
+    return float(ndtri(share))
 
 
 def summarise(values: Sequence[float | None] | Scores, proportion: bool | None = None) -> Summary:
@@ -284,6 +289,8 @@ def regression_p(differences: Row, margin: float) -> float:
     Raises:
         InvalidScoresError: as in :func:`non_inferiority`.
     """
+    from scipy.special import stdtr
+
     scores = _checked(differences, "differences")
     _check_margin(margin)
     distance = float(scores.mean()) + margin
@@ -336,7 +343,7 @@ def power(sd: float, n: int, difference: float | None = None, level: float = 0.9
         )
     if difference is not None:
         _check_margin(difference, "difference")
-    reach = float(ndtri(level) + ndtri(chance))
+    reach = _normal_quantile(level) + _normal_quantile(chance)
     needed = None if difference is None else _samples(sd, difference, level, chance)
     return Power(reach * sd / math.sqrt(n), needed)
 
@@ -367,7 +374,7 @@ def noise_floor(scores: npt.ArrayLike) -> NoiseFloor:
 
 
 def _samples(sd: float, difference: float, level: float, chance: float) -> int | None:
-    reach = float(ndtri(level) + ndtri(chance))
+    reach = _normal_quantile(level) + _normal_quantile(chance)
     ratio = reach * sd / difference if difference else math.inf
     return max(2, math.ceil(ratio**2)) if ratio < 1e6 else None
 

@@ -31,12 +31,12 @@ from brushbench.errors import ConfigMismatchError, RunError, RunLockedError, Unu
 from brushbench.progress import say
 from brushbench.records import (
     AGAIN,
-    BATCH_NAME,
     ColumnScores,
     PictureKey,
     PictureRow,
     ScoreRow,
     Stamp,
+    batch_files,
     by_key,
     dump,
     file_name,
@@ -287,11 +287,10 @@ class RunFolder:
 
     def finished_batches(self) -> list[str]:
         """Return the names of the committed batches; other files beside them are not ours."""
-        return [file.stem for file in self._batch_files()]
+        return [name for name, _ in self._batch_files()]
 
-    def _batch_files(self) -> list[Path]:
-        files = (self.path / "batches").glob("*.json")
-        return sorted((file for file in files if BATCH_NAME.fullmatch(file.stem)), key=lambda file: file.stem)
+    def _batch_files(self) -> list[tuple[str, os.DirEntry[str]]]:
+        return batch_files(self.path / "batches")
 
     def is_committed(self, batch: str) -> bool:
         """Whether a batch is there, whole or as the last one of a smaller run."""
@@ -344,15 +343,16 @@ class RunFolder:
         Raises:
             RunError: a batch is damaged, or a picture stands in two.
         """
-        files = self._batch_files()
-        stamps = [stamp(file) for file in files]  # before they are read: what changes meanwhile is read again
+        entries = [file for _, file in self._batch_files()]
+        stamps = [stamp(file) for file in entries]  # before they are read: what changes meanwhile is read again
         if stamps != self._read[0]:
+            files = [file.path for file in entries]
             self._read = stamps, by_key(files, read_all_rows(files))
         return dict(self._read[1])
 
     def newest_batch(self) -> float:
         """Return when the last batch was committed, in seconds since 1970; 0 where there is none."""
-        return max((file.stat().st_mtime for file in self._batch_files()), default=0.0)
+        return max((file.stat().st_mtime for _, file in self._batch_files()), default=0.0)
 
     def discard(self, batch: str) -> None:
         """Forget a batch, so that it is made again. Its scores stay, and count no more once the picture differs."""
@@ -439,21 +439,13 @@ class RunFolder:
                     table = table.take(~mine)
         return table
 
-    def reasons(self) -> set[str]:
-        """Return the reasons and remarks that stand beside scores, without reading the scores.
+    def texts(self, column: str) -> set[str]:
+        """Return what a column of the scores holds, such as ``protocol`` or ``reason``, without reading the scores.
 
         Raises:
             RunError: the file is damaged.
         """
-        return read_texts(self.path / "scores.parquet", "reason")
-
-    def scored_protocols(self) -> set[str]:
-        """Return the protocols under which there are scores, without reading the scores.
-
-        Raises:
-            RunError: the file is damaged.
-        """
-        return read_texts(self.path / "scores.parquet", "protocol")
+        return read_texts(self.path / "scores.parquet", column)
 
     def _write_scores(self, table: pandas.DataFrame) -> None:
         write_atomically(self.path / "scores.parquet", table_bytes(table))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,11 +113,24 @@ def gather(runs: Sequence[Run], protocol: str, by: str | None = None) -> list[Ga
     Raises:
         UnknownNameError: no run carries such a key of metadata.
     """
-    found = [row for run in runs for row in _rows(run, protocol, by)]
+    with _no_search_for_cycles():
+        found = [row for run in runs for row in _rows(run, protocol, by)]
     if by is not None and not any(row.question.group for row in found):
         keys = {key for run in runs for meta in run.metadata().values() for key in meta}
         raise UnknownNameError("key of the samples' metadata", by, keys)
     return found
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Leave out the search for cycles of objects: rows of many runs hold none, and it took a fifth of reading them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def of_splits(found: Sequence[Gathered], split: str) -> list[Gathered]:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from brushbench.stats import SMALLEST, summarise_all
+from brushbench.resampling import hold_zero
+from brushbench.stats import SMALLEST
 
 __all__ = ["Entry", "rank"]
+
+TAIL = 0.025  # outside on each side of a 95 % interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,6 @@ def _tied(top: Entry, entries: Sequence[Entry]) -> list[int]:
     # No interval is shorter than Student's: where 1.96 standard errors reach 0, the bootstrap is not asked.
     near = [abs(d.mean()) <= 1.96 * d.std(ddof=1) / math.sqrt(d.size) for _, d in pairs]
     far = [pair for pair, tied in zip(pairs, near, strict=True) if not tied]
-    summaries = summarise_all([d for _, d in far], [False] * len(far))
     tied = [e.row for (e, _), is_near in zip(pairs, near, strict=True) if is_near]
-    return equal + tied + [e.row for (e, _), s in zip(far, summaries, strict=True) if s.low <= 0 <= s.high]
+    held = hold_zero([difference for _, difference in far], TAIL)
+    return equal + tied + [e.row for (e, _), is_held in zip(far, held, strict=True) if is_held]

@@ -48,6 +48,9 @@ def write(folder: Path, runs: int, columns: int) -> None:
     for i in range(runs):
         metrics = METRICS[:columns]
         run = write_run(folder / f"run-{i:03d}", f"run-{i:03d}", dict.fromkeys(metrics, [0.0] * 2))
+        record = json.loads((run / "run.json").read_text())
+        record["plan"]["pictures"] = len(keys)
+        (run / "run.json").write_text(json.dumps(record))
         hashes = {key: sha256(f"{i} {key}".encode()).hexdigest() for key in keys}
         rows = [
             (sample, split, "caption", 0, "raw", metric, "standard", value, "", hashes[sample, split])

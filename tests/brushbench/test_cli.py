@@ -98,8 +98,8 @@ def test_list_metrics_imports_no_torch_and_no_client_of_the_hub(
 
 
 def test_leaderboard_imports_no_torch(run: Path) -> None:
-    """Must show: `leaderboard` likewise without torch."""
-    assert not imported_by("leaderboard", str(run)) & set(HEAVY)
+    """Must show: `leaderboard` likewise without torch; scipy, a sixth of its start, is for intervals alone."""
+    assert not imported_by("leaderboard", str(run)) & {*HEAVY, "scipy"}
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "csv", "json"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -392,6 +393,21 @@ def test_html_is_well_formed(runs: Path) -> None:
     root = ElementTree.fromstring(f"<body>{text}</body>")  # noqa: S314 our own
     assert len(root.findall(".//tbody/tr")) == 3
     assert root.find(".//tbody/tr/td/strong") is not None
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_search_for_cycles_is_as_it_was_after_reading_even_of_a_damaged_run(runs: Path, is_on: bool) -> None:
+    was_on = gc.isenabled()
+    try:
+        gc.enable() if is_on else gc.disable()
+        make_tables(open_runs([runs]))
+        assert gc.isenabled() == is_on
+        (runs / "a" / "scores.parquet").write_bytes(b"damaged")
+        with pytest.raises(RunError):
+            make_tables(open_runs([runs]))
+        assert gc.isenabled() == is_on
+    finally:
+        gc.enable() if was_on else gc.disable()
 
 
 # What cannot be shown -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from brushbench.errors import UsageError
+from brushbench.resampling import hold_zero, intervals_of
 from brushbench.stats import (
     Interval,
     holm,
@@ -261,3 +262,17 @@ def test_what_no_statistic_can_take_is_refused_in_one_sentence(call: object, sai
     with pytest.raises(ValueError, match=said) as caught:
         call()  # type: ignore[operator]
     assert isinstance(caught.value, UsageError)  # the command line makes exit code 2 of it
+
+
+@pytest.mark.parametrize("n", [8, 50, 600])
+@pytest.mark.parametrize("tail", ["none", "long", "ruined"])
+def test_whether_an_interval_holds_zero_is_decided_by_exact_bounds_however_near_zero_is(n: int, tail: str) -> None:
+    """Single precision decides only what is clear; a few ruined images leave resamples next to no spread."""
+    row = np.random.default_rng(n).normal(0, 1, n)
+    row = {"none": row, "long": np.exp(2 * row), "ruined": np.where(np.arange(n) < 1, -1e6, 0.01 * row)}[tail]
+    ((low, high),) = intervals_of([row], 0.025)
+    steps = [side * step * (high - low) for step in (1e-9, 1e-7, 1e-4, 0.02, 0.5) for side in (-1, 1)]
+    rows = [row - bound + step for bound in (low, high) for step in steps]
+    expected = [bool(one.low <= 0 <= one.high) for one in intervals_of(rows, 0.025)]
+    assert hold_zero(rows, 0.025) == expected
+    assert set(expected) == {True, False}
