@@ -62,7 +62,8 @@ def generate(
     """
     plan = make_plan(benchmark.keys, config.batch_size, config.repeats, folder.header().schema_version)
     work = _Work(folder, source, benchmark, config, retry_failed, rescan, retry_before)
-    left = [batch for batch in shard.take(plan) if work.is_left(batch)]
+    committed = set(folder.finished_batches())  # one look: the others need not be asked for one by one
+    left = [batch for batch in shard.take(plan) if batch.name not in committed or work.is_left(batch)]
     try:
         if failed := work.generate(left, max(PATIENCE, max_failed)):
             raise _stopped(config.name, failed)
@@ -94,6 +95,9 @@ class _Work:
 
     def generate(self, batches: Sequence[Batch], patience: int) -> list[_Made]:
         """Generate and commit; return the first batches, uncommitted, if every image of them failed."""
+        # Here, and not first in the thread that commits: it changes sys.path and the environment for a moment.
+        import cv2  # noqa: F401
+
         with Behind() as behind:
             return self._generate(batches, patience, behind)
 
@@ -142,7 +146,8 @@ class _Work:
     def _generate_busy(self, batches: Sequence[Batch], others: Others) -> None:
         """Wait for what other processes were working on, and generate what they left."""
         for batch in batches:
-            others.look()
+            if batch.name not in others.names:
+                others.look()
             if batch.name in others.names:
                 continue
             with self.folder.lock(batch.name):

@@ -346,6 +346,28 @@ def test_a_worker_killed_within_a_commit_leaves_the_batch_to_the_others(
     assert contents(cut) == contents(whole)
 
 
+IMPORTER = """
+import sys, threading
+import brushbench
+from tests.brushbench import toys
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "cv2":
+            print("by", threading.current_thread().name)
+
+sys.meta_path.insert(0, Watch())
+brushbench.evaluate(toys.Noise(), sys.argv[1], out=sys.argv[2], limit=1, split="inside", metrics="none")
+"""
+
+
+def test_opencv_is_imported_before_images_are_written_behind_the_work(data: Path, tmp_path: Path) -> None:
+    """Importing it in the thread that commits failed, or crashed, where a plug-in's sys.path was set meanwhile."""
+    line = [sys.executable, "-c", IMPORTER, str(data), str(tmp_path / "run")]
+    told = subprocess.run(line, env=environment(), capture_output=True, text=True, check=True).stdout
+    assert set(told.splitlines()) == {"by MainThread"}
+
+
 def test_workers_that_steal_begin_at_places_of_their_own_and_leave_nothing_out() -> None:
     orders = [Shard(stolen=True).take(range(100)) for _ in range(20)]
     assert all(sorted(order) == list(range(100)) for order in orders)
