@@ -71,16 +71,9 @@ SHOWN = 5  # lines of differences in a message
 PATIENCE = 1.0  # seconds before a process says for what it waits
 WAITING = 0.25  # seconds between two attempts after that: many may wait for one, on a shared file system
 OURS = (
-    "run.json",
-    "pictures",
-    "batches",
-    "parts",
-    "scores.parquet",
-    "metrics.json",
-    "timing.jsonl",
-    "tracebacks",
+    "run.json", "pictures", "batches", "parts", "scores.parquet", "metrics.json", "timing.jsonl", "tracebacks",
     "records.json",
-)
+)  # fmt: skip
 NO_RUN = "Name the folder that `brushbench eval` wrote."
 
 
@@ -241,7 +234,8 @@ class RunFolder:
         # A batch is given up by the thread that commits it.
         held = filelock.FileLock(folder / f"{name}.lock", thread_local=False)
         try:
-            folder.mkdir(parents=name == "begin", exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(parents=name == "begin", exist_ok=True)
             try:
                 held.acquire(timeout=PATIENCE if wait else 0)
             except filelock.Timeout:

@@ -227,7 +227,8 @@ def _score_columns(
             if busy or others.names or not left:
                 others.look()
     for batch in busy:
-        others.look()
+        if batch.name not in others.names:
+            others.look()
         if batch.name in others.names:
             continue
         with folder.lock(batch.name):

@@ -98,7 +98,7 @@ class Outcome:
         asleep: seconds that all workers computed, together.
         tails: seconds between each worker's last batch and the last commit.
         calls: file operations below the run's folder, and locks, by kind.
-        cpu: share of this machine's cores that was busy.
+        cpu: share of this machine's cores that was busy until the last worker had ended.
         images: SHA-256 of each image.
     """
 
@@ -205,11 +205,11 @@ def simulate(case: Case, parent: Path) -> Outcome:
             new.start()
     for worker in workers:
         worker.join()
-    last = run.newest_batch()
+    last, lived = run.newest_batch(), time.time() - begun
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = sum(getattr(after, kind) - getattr(before, kind) for kind in ("ru_utime", "ru_stime"))
     told = [json.loads(file.read_text()) for file in parent.glob(f"{name}-*.json")]
-    assert len(told) == case.workers, f"{case.workers - len(told)} workers failed"
+    assert len(told) == case.workers, [worker.exitcode for worker in workers]
     rows = run.picture_rows()
     assert len(rows) == case.batches * BATCH
     return Outcome(
@@ -219,7 +219,7 @@ def simulate(case: Case, parent: Path) -> Outcome:
         asleep=sum(one["slept"] for one in told),
         tails=[max(0.0, last - one["ended"]) for one in told],
         calls=sum((Counter(one["calls"]) for one in told), Counter()),
-        cpu=used / (last - begun) / (os.cpu_count() or 1),
+        cpu=used / lived / (os.cpu_count() or 1),
         images={key: row.sha256 for key, row in rows.items()},
     )
 
