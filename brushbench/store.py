@@ -281,10 +281,7 @@ class RunFolder:
 
     def finished_batches(self) -> list[str]:
         """Return the names of the committed batches; other files beside them are not ours."""
-        return [name for name, _ in self._batch_files()]
-
-    def _batch_files(self) -> list[tuple[str, os.DirEntry[str]]]:
-        return batch_files(self.path / "batches")
+        return [name for name, _ in batch_files(self.path / "batches")]
 
     def is_committed(self, batch: str) -> bool:
         """Whether a batch is there, whole or as the last one of a smaller run."""
@@ -337,16 +334,21 @@ class RunFolder:
         Raises:
             RunError: a batch is damaged, or a picture stands in two.
         """
-        entries = [file for _, file in self._batch_files()]
+        entries = [file for _, file in batch_files(self.path / "batches")]
         stamps = [stamp(file) for file in entries]  # before they are read: what changes meanwhile is read again
         if stamps != self._read[0]:
             files = [file.path for file in entries]
-            self._read = stamps, by_key(files, read_all_rows(files))
+            try:
+                self._read = stamps, by_key(files, read_all_rows(files))
+            except RunError:
+                if [stamp(file) for _, file in batch_files(self.path / "batches")] != stamps:
+                    return self.picture_rows()  # another process made a batch anew meanwhile
+                raise
         return dict(self._read[1])
 
     def newest_batch(self) -> float:
         """Return when the last batch was committed, in seconds since 1970; 0 where there is none."""
-        return max((file.stat().st_mtime for _, file in self._batch_files()), default=0.0)
+        return max((file.stat().st_mtime for _, file in batch_files(self.path / "batches")), default=0.0)
 
     def discard(self, batch: str) -> None:
         """Forget a batch, so that it is made again. Its scores stay, and count no more once the picture differs."""

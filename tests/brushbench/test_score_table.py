@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from brushbench import store
 from brushbench.errors import RunError
 from brushbench.records import KEY, PictureRow, ScoreRow
 from brushbench.runs import STALE, Run
@@ -101,6 +102,20 @@ def test_a_batch_that_is_written_again_is_read_again(tmp_path: Path) -> None:
     assert np.isnan(run.scores["value"]).tolist() == [True, False]
     file.unlink()
     assert run.picture_rows() == []
+
+
+def test_a_batch_that_goes_while_it_is_read_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process takes a batch away to make it anew, between the listing and the reading."""
+    folder = RunFolder(write_run(tmp_path / "run", "run", {"psnr": [20.0, 21.0]}))
+    read = store.read_all_rows
+
+    def late(files: list[str]) -> list[list[PictureRow]]:
+        for file in files:
+            Path(file).unlink()
+        return read(files)
+
+    monkeypatch.setattr(store, "read_all_rows", late)
+    assert folder.picture_rows() == {}
 
 
 def test_a_snapshot_keeps_its_scores(tmp_path: Path) -> None:
