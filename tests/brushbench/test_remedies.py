@@ -361,7 +361,7 @@ def commands(command: Any = None, above: str = "") -> Iterator[tuple[str, set[st
             yield from commands(inner, f"{above}{name} ")
 
 
-OF_OTHERS = {"--no-optional-locks", "--porcelain", "--untracked-files", "--dirty", "--help", "--version"}
+OF_OTHERS = {"--no-optional-locks", "--porcelain", "--untracked-files", "--dirty", "--help", "--version", "--head"}
 
 
 def test_messages_name_only_options_commands_and_extras_that_there_are() -> None:

@@ -210,7 +210,10 @@ def test_a_hub_that_is_out_of_reach_is_replaced_by_a_file(monkeypatch: pytest.Mo
 
 # Packages -------------------------------------------------------------------------------------------------------------
 
-EXTRAS = {"photos": "sklearn", "fid": "torch_fidelity", "adam8bit": "bitsandbytes", "train": "tensorboard", **TRACKERS}
+EXTRAS = {
+    "photos": "sklearn", "fid": "torch_fidelity", "adam8bit": "bitsandbytes", "train": "tensorboard", "ray": "ray",
+    "slurm": "submitit", **TRACKERS,
+}  # fmt: skip
 
 
 def texts() -> Iterator[str]:
