@@ -42,7 +42,7 @@ def leaderboard(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")] = None,
 ) -> None:
     """Compare runs: methods x metrics per split in the paper's scales, with n and missing."""
-    from brushbench.leaderboard import make_tables, open_runs, render, with_published
+    from brushbench.leaderboard import make_tables, open_runs, render
 
     if output is not None:
         check_output(output)
@@ -52,6 +52,8 @@ def leaderboard(
     protocol = "brushnet-paper" if published else table.protocol
     tables = make_tables(opened, protocol, metrics=wanted, split=split, by=by, sort=sort, intervals=shown)
     if published:
+        from brushbench.leaderboard.beside import with_published
+
         tables = with_published(tables, wanted, split)
     text = render(tables, form, spread=table.spread)
     if output is not None:

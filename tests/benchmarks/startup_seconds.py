@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("brushbench", "brushnet", "baselines")
 RUN = ROOT / "tests" / "brushbench" / "old_run" / "telea"
-COMMANDS = (("--help",), ("list", "metrics"), ("list",), ("leaderboard", str(RUN)))
+COMMANDS = (("--help",), ("list", "metrics"), ("list", "models"), ("leaderboard", str(RUN)))
 MOST_FOR_HELP = 0.5
 
 

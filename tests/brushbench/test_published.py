@@ -8,7 +8,8 @@ import pytest
 
 from brushbench import published
 from brushbench.errors import DataError
-from brushbench.leaderboard import make_tables, open_runs, render, with_published
+from brushbench.leaderboard import make_tables, open_runs, render
+from brushbench.leaderboard.beside import with_published
 from tests.brushbench.written_runs import write_run
 
 RECORDS = json.loads((Path(__file__).parents[2] / "reports" / "published.json").read_text("utf-8"))
