@@ -22,7 +22,8 @@ def remember(folder: RunFolder, benchmark: Benchmark) -> None:
     """Write down what the records of a run are, where that is known and not yet there."""
     digests = dict(benchmark.digests)
     if digests and _remembered(folder) != digests:
-        write_atomically(folder.records_file, dump(digests))
+        with folder.lock("begin"):  # workers begin at the same time
+            write_atomically(folder.records_file, dump(digests))
 
 
 def mended_records(folder: RunFolder, benchmark: Benchmark) -> set[str]:

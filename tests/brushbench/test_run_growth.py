@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ import brushbench
 from brushbench import records
 from brushbench.errors import ConfigMismatchError, RunError, UsageError
 from brushbench.evaluation import Scoring, rescore
+from brushbench.evaluation.mended import remember
 from brushbench.records import PictureRow, read_rows
 from brushbench.score_table import ScoreTable, table_bytes
 from brushbench.store import RunFolder
@@ -278,6 +280,18 @@ def test_two_writers_leave_no_score_that_is_not_of_the_stored_picture(data: Path
     scores = run.scores[run.scores.metric == "psnr"]
     assert len(scores) == 30
     assert scores["value"].tolist() == pytest.approx(psnr_of_stored_pictures(run, data))
+
+
+def test_several_that_begin_at_once_write_down_what_the_records_are(data: Path, tmp_path: Path) -> None:
+    """Each wrote the file without a lock, by one temporary name: the second found its own gone."""
+    evaluate(data, tmp_path / "r", toys.Noise())
+    folder, benchmark = RunFolder(tmp_path / "r"), brushbench.load_benchmark(data)
+    written = folder.records_file.read_bytes()
+    for _ in range(20):
+        folder.records_file.unlink()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: remember(RunFolder(folder.path), benchmark), range(8)))
+        assert folder.records_file.read_bytes() == written
 
 
 # Disks ----------------------------------------------------------------------------------------------------------------
